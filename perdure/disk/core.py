@@ -1,0 +1,176 @@
+"""The disk's state machine: a command's bytes in, a reply's bytes out. No socket, clock or randomness.
+
+State: `instance`, `epoch` (zero: never opened), `seq`, and sector memory. What each check is for (docs/spec.md,
+section 3, and docs/threat-model.md):
+
+- the signature: only the authority commands this disk; nothing is parsed before it holds
+- the instance: a second copy of the image, fed with our recorded log, must not become us
+- the epoch: what a main program sends after a later one has opened this disk must not land
+- the seq: a signed command lands once, and none before the one that precedes it
+- ranges: all are checked before the first byte changes, so an EXECUTE happens whole or not at all
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from coincurve import PublicKey
+from coincurve.ecdsa import cdata_to_der, deserialize_compact
+
+from perdure.disk import wire
+from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode, OpKind, Reason
+
+
+class Answer(NamedTuple):
+    """A carried-out command: the result's fixed part, its READ bytes (a part of `out`), and the leaf to attest."""
+
+    head: bytes
+    data: memoryview
+    leaf: bytes | None
+
+
+class Refusal(Exception):
+    """The command was not carried out, and nothing changed."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
+
+
+class DiskCore:
+    """One disk. `memory` is its sectors (a whole number of them), all zero; `instance` 32 fresh random bytes."""
+
+    def __init__(self, memory: memoryview, instance: bytes, authority: bytes) -> None:
+        self.memory = memory
+        self.instance = instance
+        self.epoch = wire.NO_EPOCH
+        self.seq = 0
+        self.size = len(memory) // DISK_SECTOR_BYTES
+        self._authority = PublicKey(authority)
+
+    def handle(self, command: memoryview, out: memoryview) -> Answer:
+        """Carry out one command; READ bytes go to the start of `out`. Raises Refusal, having changed nothing."""
+        if len(command) < wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size:
+            raise Refusal(Reason.MALFORMED)
+        payload = command[wire.SIGNATURE_BYTES :]
+        digest = wire.command_digest(payload)
+        self._check_signature(bytes(command[: wire.SIGNATURE_BYTES]), digest)
+        version, opcode, wanted, instance, epoch, seq, nonce = wire.COMMAND_HEADER.unpack_from(payload)
+        body = payload[wire.COMMAND_HEADER.size :]
+        if version != wire.VERSION or wanted > 1 or payload[3] or (not wanted and nonce != wire.NO_NONCE):
+            raise Refusal(Reason.MALFORMED)
+        length = self._carry_out(opcode, wanted, instance, epoch, seq, body, out)
+        head = wire.RESULT.pack(self.instance, self.epoch, self.seq, self.size)
+        return self._answer(head, out[:length], nonce if wanted else None, digest)
+
+    def _check_signature(self, signature: bytes, digest: bytes) -> None:
+        try:
+            good = self._authority.verify(cdata_to_der(deserialize_compact(signature)), digest, None)
+        except ValueError:
+            good = False
+        if not good:
+            raise Refusal(Reason.BAD_SIGNATURE)
+
+    def _carry_out(
+        self, opcode: int, wanted: int, instance: bytes, epoch: bytes, seq: int, body: memoryview, out: memoryview
+    ) -> int:
+        """Do what `opcode` says; return how many bytes of `out` a READ filled."""
+        if opcode == Opcode.HELLO:
+            if body or not wanted or seq or instance != wire.NO_INSTANCE or epoch != wire.NO_EPOCH:
+                raise Refusal(Reason.MALFORMED)
+            return 0
+        if instance != self.instance:
+            raise Refusal(Reason.WRONG_INSTANCE)
+        if opcode == Opcode.OPEN:
+            self._open(epoch, malformed=bool(body) or not wanted or bool(seq))
+            return 0
+        if epoch != self.epoch or epoch == wire.NO_EPOCH:
+            raise Refusal(Reason.WRONG_EPOCH)
+        if opcode == Opcode.EXECUTE:
+            self._execute(seq, body)
+            return 0
+        if opcode == Opcode.READ and not seq:
+            return self._read(body, out)
+        raise Refusal(Reason.MALFORMED)
+
+    def _open(self, epoch: bytes, *, malformed: bool) -> None:
+        if malformed:
+            raise Refusal(Reason.MALFORMED)
+        if epoch <= self.epoch:
+            raise Refusal(Reason.WRONG_EPOCH)
+        self.epoch, self.seq = epoch, 0
+
+    def _execute(self, seq: int, body: memoryview) -> None:
+        if seq != self.seq + 1:
+            raise Refusal(Reason.WRONG_SEQ)
+        records, data = self._split(body, wire.OP.size)
+        ops = list(wire.OP.iter_unpack(records))
+        written = sum(self._check_op(*op) for op in ops)
+        if written * DISK_SECTOR_BYTES != len(data):
+            raise Refusal(Reason.MALFORMED)
+        for kind, target, count, source in ops:
+            data = self._apply(kind, target * DISK_SECTOR_BYTES, count * DISK_SECTOR_BYTES, source, data)
+        self.seq = seq
+
+    def _check_op(self, kind: int, target: int, count: int, source: int) -> int:
+        """How many sectors of data the operation takes from the command."""
+        if not OpKind.WRITE <= kind <= OpKind.TRIM or not count or (source and kind != OpKind.COPY):
+            raise Refusal(Reason.MALFORMED)
+        if target + count > self.size or source + count > self.size:
+            raise Refusal(Reason.OUT_OF_RANGE)
+        return count if kind == OpKind.WRITE else 0
+
+    def _apply(self, kind: int, start: int, length: int, source: int, data: memoryview) -> memoryview:
+        if kind == OpKind.WRITE:
+            self.memory[start : start + length] = data[:length]
+            return data[length:]
+        if kind == OpKind.COPY:
+            begin = source * DISK_SECTOR_BYTES
+            self.memory[start : start + length] = self.memory[begin : begin + length]
+        else:
+            self._wipe(start, length)
+        return data
+
+    def _wipe(self, start: int, length: int) -> None:
+        end = start + length
+        while start < end:
+            step = min(len(ZEROS), end - start)
+            self.memory[start : start + step] = ZEROS[:step]
+            start += step
+
+    def _read(self, body: memoryview, out: memoryview) -> int:
+        records, rest = self._split(body, wire.RUN.size)
+        runs = list(wire.RUN.iter_unpack(records))
+        if rest or any(not count for _, count in runs):
+            raise Refusal(Reason.MALFORMED)
+        total = sum(count for _, count in runs) * DISK_SECTOR_BYTES
+        if total > min(len(out), wire.READ_BYTES_MAX) or any(start + count > self.size for start, count in runs):
+            raise Refusal(Reason.OUT_OF_RANGE)
+        filled = 0
+        for start, count in runs:
+            begin, length = start * DISK_SECTOR_BYTES, count * DISK_SECTOR_BYTES
+            out[filled : filled + length] = self.memory[begin : begin + length]
+            filled += length
+        return filled
+
+    @staticmethod
+    def _split(body: memoryview, record_bytes: int) -> tuple[memoryview, memoryview]:
+        """The counted records at the start of `body`, and what follows them."""
+        if len(body) < wire.COUNT.size:
+            raise Refusal(Reason.MALFORMED)
+        (count,) = wire.COUNT.unpack_from(body)
+        end = wire.COUNT.size + count * record_bytes
+        if len(body) < end:
+            raise Refusal(Reason.MALFORMED)
+        return body[wire.COUNT.size : end], body[end:]
+
+    def _answer(self, head: bytes, data: memoryview, nonce: bytes | None, digest: bytes) -> Answer:
+        if nonce is None:
+            return Answer(head, data, None)
+        result = hashlib.sha256(head)
+        result.update(data)
+        return Answer(head, data, wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest()))
+
+
+ZEROS = memoryview(bytes(1 << 16))

@@ -1,0 +1,41 @@
+"""The disk program's entry: draw the instance, take memory, listen, serve for ever.
+
+Everything on the command line is a hint from the host. What the hardware measures is the image: this program and
+the authority's public key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import sys
+from pathlib import Path
+
+from perdure.disk.address import listen
+from perdure.disk.core import DiskCore
+from perdure.disk.nsm import NsmSocket
+from perdure.disk.serve import Server
+from perdure.disk.wire import DISK_SECTOR_BYTES
+
+
+def main() -> None:
+    """Serve one disk until the process is killed; nothing of it remains then."""
+    parser = argparse.ArgumentParser(prog="perdure-disk", description="Lend this machine's memory as one disk.")
+    parser.add_argument("--listen", required=True, metavar="ADDRESS")
+    parser.add_argument("--size-bytes", required=True, type=int, metavar="N")
+    parser.add_argument("--evidence-fd", required=True, type=int, metavar="FD")
+    parser.add_argument("--authority", required=True, type=Path, metavar="FILE")
+    options = parser.parse_args()
+    if options.size_bytes <= 0 or options.size_bytes % DISK_SECTOR_BYTES:
+        sys.exit(f"size must be a positive multiple of {DISK_SECTOR_BYTES} bytes, not {options.size_bytes}")
+    memory = memoryview(mmap.mmap(-1, options.size_bytes))
+    core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
+    try:
+        listener, address = listen(options.listen)
+    except (OSError, ValueError) as error:
+        sys.exit(f"cannot listen on {options.listen}: {error}")
+    server = Server(core, NsmSocket(options.evidence_fd), listener)
+    print("listening", address, flush=True)
+    while True:
+        server.step()

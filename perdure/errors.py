@@ -1,0 +1,101 @@
+"""Every error that Perdure raises on purpose, in families by whose fault it is and what to do.
+
+What a user sees is the message: what happened, what is still safe, what to do next. What a program sees is
+the class; what a shell sees is `exit_code`: 1 degraded, 2 unusable, 3 evidence of rollback or cloning.
+
+This module imports nothing, so every room may import it.
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """Base of all; `exit_code` is what the command line returns when the error reaches it."""
+
+    exit_code = 2
+
+
+class Misuse(PerdureError):
+    """The caller asked for something that cannot be done: a bad argument, a bad file, a wrong order."""
+
+
+class Refused(PerdureError):
+    """A disk refused a command; `reason` is the number from its closed list (docs/spec.md, section 3)."""
+
+    def __init__(self, message: str, reason: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Disconnected(PerdureError):
+    """The transport to a disk broke; whether the last command was carried out is not known."""
+
+
+class Unavailable(PerdureError):
+    """Too few disks answer. Nothing is lost that was acknowledged, and nothing older is served."""
+
+
+class Corrupt(PerdureError):
+    """Bytes that must authenticate do not. Nothing wrong is returned in their place."""
+
+
+# Evidence -------------------------------------------------------------------------------------------------
+
+
+class BadEvidence(PerdureError):
+    """A hardware attestation does not prove what it must."""
+
+
+class MalformedEvidence(BadEvidence):
+    """The document does not have the one shape that its platform's format allows."""
+
+
+class UntrustedRoot(BadEvidence):
+    """The chain does not start at a root that the policy names."""
+
+
+class BadChain(BadEvidence):
+    """A certificate of the chain does not verify: signature, names, constraints or usage."""
+
+
+class ExpiredEvidence(BadEvidence):
+    """The document or a certificate of its chain is not valid at the time asked about."""
+
+
+class BadSignature(BadEvidence):
+    """The document's own signature does not verify under its leaf key."""
+
+
+class DebugMode(BadEvidence):
+    """The enclave runs in debug mode: its memory can be read by the host."""
+
+
+class WrongMeasurement(BadEvidence):
+    """Another program, or one built for another authority, than the policy allows."""
+
+
+class WrongCommitment(BadEvidence):
+    """Good evidence for something else than what was asked: an old answer replayed, or an altered one."""
+
+    exit_code = 3
+
+
+# Forks ----------------------------------------------------------------------------------------------------
+
+
+class Fork(PerdureError):
+    """Evidence that time was turned back or that there are two of what there must be one of."""
+
+    exit_code = 3
+
+
+class Fenced(Fork):
+    """Another main program mounted the array after us; nothing of ours is acknowledged any more."""
+
+
+class Rollback(Fork):
+    """A disk proves that it lacks what was acknowledged in its name: acknowledgements were forged."""
+
+
+class Clone(Fork):
+    """A disk presents itself in the place of another instance."""
