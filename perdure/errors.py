@@ -35,6 +35,10 @@ class Unavailable(PerdureError):
     """Too few disks answer. Nothing is lost that was acknowledged, and nothing older is served."""
 
 
+class DiskLost(Unavailable):
+    """One disk is given up: it stayed silent too long, or it came back as another instance."""
+
+
 class Corrupt(PerdureError):
     """Bytes that must authenticate do not. Nothing wrong is returned in their place."""
 

@@ -17,7 +17,7 @@ FRAME_HEADER = Struct(">I")
 COMMAND_BYTES_MAX = 1 << 20
 READ_BYTES_MAX = 1 << 20
 SIGNATURE_BYTES = 64
-LEAVES_MAX = 256
+LEAVES_MAX = 512
 """How many waiting requests one document may answer for."""
 
 COMMAND_HEADER = Struct(">BBBx32s16sQ32s")
@@ -115,11 +115,24 @@ def merkle_path(levels: list[list[bytes]], index: int) -> bytes:
     return path
 
 
+def path_bytes(index: int, count: int) -> int:
+    """How long the path of leaf `index` of `count` is."""
+    total = 0
+    while count > 1:
+        total += 64 * (index ^ 1 < count)
+        index, count = index >> 1, (count + 1) >> 1
+    return total
+
+
 def merkle_root(own: bytes, index: int, count: int, path: bytes) -> bytes | None:
-    """The root that `path` leads to from leaf `index` of `count`; None if it is not of the one right length."""
+    """The root that `path` leads to from leaf `index` of `count`; None unless all have the one right length."""
+    if index >= count or len(own) != 64:
+        return None
     while count > 1:
         if index ^ 1 < count:
             sibling, path = path[:64], path[64:]
+            if len(sibling) != 64:
+                return None
             own = _fork(sibling, own) if index & 1 else _fork(own, sibling)
         index, count = index >> 1, (count + 1) >> 1
-    return own if not path and index == 0 and len(own) == 64 else None
+    return None if path else own

@@ -1,0 +1,137 @@
+"""Signed commands out, checked replies in: the main program's half of docs/spec.md, sections 2 and 3.
+
+A reply's bytes prove nothing by themselves. `parse_reply` checks shape; `Answer.commitment` is what a document must
+attest before a word of the reply is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from coincurve import PrivateKey
+from coincurve.ecdsa import der_to_cdata, serialize_compact
+
+from perdure.array.ports import Buffer
+from perdure.disk import wire
+from perdure.disk.wire import Opcode, Reason
+from perdure.errors import MalformedEvidence, Misuse, Refused
+
+_REASONS = {
+    Reason.MALFORMED: "it could not read the command",
+    Reason.BAD_SIGNATURE: "it obeys another authority, or the command was altered on the way",
+    Reason.WRONG_INSTANCE: "it is not the instance that was addressed",
+    Reason.WRONG_EPOCH: "a later mount has taken it over",
+    Reason.WRONG_SEQ: "the command is out of order",
+    Reason.OUT_OF_RANGE: "the command reaches beyond its memory",
+    Reason.NO_EVIDENCE: "its platform gave no evidence",
+}
+
+
+class Authority:
+    """The main program's key pair. Signs commands; never leaves the process."""
+
+    def __init__(self, private_key: bytes) -> None:
+        if len(private_key) != 32:
+            raise Misuse(f"the authority's private key is 32 bytes, not {len(private_key)}")
+        try:
+            self._key = PrivateKey(private_key)
+        except ValueError:
+            raise Misuse("the authority's private key is not a number that secp256k1 allows") from None
+
+    @property
+    def public_key(self) -> bytes:
+        """33 bytes, compressed: what is built into every disk image."""
+        return self._key.public_key.format(compressed=True)
+
+    @property
+    def private_key(self) -> bytes:
+        """32 bytes, for deriving the sealing keys."""
+        return bytes(self._key.secret)
+
+    def sign(self, digest: bytes) -> bytes:
+        """ECDSA over a 32-byte digest, deterministic (RFC 6979), low s, 64 bytes r | s."""
+        return bytes(serialize_compact(der_to_cdata(self._key.sign(digest, None))))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One signed command, ready to be sent as often as it takes."""
+
+    parts: tuple[Buffer, ...]
+    digest: bytes
+    nonce: bytes | None
+    data_bytes: int
+    """How many bytes a READ asks for."""
+
+
+def build(
+    authority: Authority,
+    opcode: Opcode,
+    *,
+    instance: bytes = wire.NO_INSTANCE,
+    epoch: bytes = wire.NO_EPOCH,
+    seq: int = 0,
+    nonce: bytes | None = None,
+    body: Sequence[Buffer] = (),
+    data_bytes: int = 0,
+) -> Command:
+    """Sign one command; `nonce` 32 fresh bytes when evidence is wanted."""
+    header = wire.COMMAND_HEADER.pack(
+        wire.VERSION, opcode, nonce is not None, instance, epoch, seq, nonce or wire.NO_NONCE
+    )
+    digest = wire.command_digest(header, *body)
+    return Command((authority.sign(digest), header, *body), digest, nonce, data_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A parsed answer: what the disk, or whoever forged it, says."""
+
+    instance: bytes
+    epoch: bytes
+    seq: int
+    size: int
+    data: memoryview
+    commitment: bytes | None
+    """The Merkle root that the document must carry; None where no evidence was wanted."""
+    document: bytes
+
+
+def parse_reply(command: Command, reply: memoryview) -> Answer:
+    """The answer in a reply frame. Raises Refused for a refusal, MalformedEvidence for any other shape."""
+    if len(reply) < wire.REPLY_HEADER.size:
+        raise MalformedEvidence("a disk's reply is cut short")
+    kind, length = wire.REPLY_HEADER.unpack_from(reply)
+    if kind == wire.REFUSAL and len(reply) == wire.REPLY_HEADER.size:
+        text = _REASONS.get(length, "for a reason it cannot have") if length in iter(Reason) else "for no known reason"
+        raise Refused(f"the disk refused: {text}", length)
+    result = reply[wire.REPLY_HEADER.size : wire.REPLY_HEADER.size + length]
+    if kind != wire.ANSWER or length != wire.RESULT.size + command.data_bytes or len(result) != length:
+        raise MalformedEvidence("a disk's reply has the wrong shape")
+    fields = wire.RESULT.unpack_from(result)
+    commitment, document = _commitment(command, fields, result, reply[wire.REPLY_HEADER.size + length :])
+    instance, epoch, seq, size = fields
+    return Answer(instance, epoch, seq, size, result[wire.RESULT.size :], commitment, document)
+
+
+def _commitment(
+    command: Command, fields: tuple[bytes, bytes, int, int], result: memoryview, evidence: memoryview
+) -> tuple[bytes | None, bytes]:
+    if command.nonce is None:
+        if evidence:
+            raise MalformedEvidence("a disk's reply carries evidence that was not asked for")
+        return None, b""
+    if len(evidence) < wire.PATH_HEADER.size:
+        raise MalformedEvidence("a disk's reply lacks the evidence that was asked for")
+    index, count = wire.PATH_HEADER.unpack_from(evidence)
+    if not index < count <= wire.LEAVES_MAX:
+        raise MalformedEvidence("a disk's evidence has an impossible Merkle path")
+    instance, epoch, seq, _ = fields
+    own = wire.leaf(instance, epoch, seq, command.nonce, command.digest, sha256(result).digest())
+    end = wire.PATH_HEADER.size + wire.path_bytes(index, count)
+    root = wire.merkle_root(own, index, count, bytes(evidence[wire.PATH_HEADER.size : end]))
+    if root is None:
+        raise MalformedEvidence("a disk's evidence has a Merkle path of the wrong length")
+    return root, bytes(evidence[end:])

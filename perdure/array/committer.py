@@ -1,0 +1,308 @@
+"""The commit pipeline: batches become entries, each member gets one EXECUTE, and what all proved to have is applied.
+
+Each EXECUTE does three things at once: it applies the entries that are proved on every member (COPY from the ring
+home, TRIM the slot), puts the next entry into the ring, and moves the head; so a durable write costs one round trip.
+
+- An entry is *proved* when every member of the roster in force has given evidence for it or for a later command.
+  Only then is it applied, and only when its application is proved is its slot used again and its batch dropped: a
+  host that forges plain acknowledgements must not make us overwrite what a FLUSH promised (docs/design.md).
+- A FLUSH waits for evidence that was asked for after it came: proof that the writes are there *and* that this main
+  program still owns the array. All that wait share one EXECUTE and so one document per disk.
+- When a member is lost, nothing is acknowledged until the roster without it is in force (rules 4, 5, 9).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perdure.array import journal, sealing
+from perdure.array.cache import Batch, WriteCache
+from perdure.array.create import Opened
+from perdure.array.erasure import Code
+from perdure.array.geometry import HEAD_AREA, ROSTER_AREA, SLOTS
+from perdure.array.journal import Entry, Head
+from perdure.array.members import Members
+from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.roster import Roster, Version
+from perdure.array.tags import TagTable
+from perdure.errors import Fenced, Fork, PerdureError, Unavailable
+
+IN_FLIGHT_MAX = 8
+"""EXECUTEs under way to each disk."""
+ROUNDS_MAX = 2
+"""Rounds of evidence under way on behalf of FLUSHes; those that come meanwhile share the next."""
+UNPROVED_MAX = 4
+"""Entries after which evidence is asked for even if nobody flushes, so that the ring never fills up."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    """Somebody who waits for a FLUSH or for room; `mark` is the cache's when it came."""
+
+    event: Event
+    mark: int
+    error: PerdureError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One EXECUTE, sent to every member."""
+
+    last: int
+    applied: int
+    evidence: bool
+    waiting: set[bytes]
+    waiters: list[Waiter] = field(default_factory=list)
+
+
+class Committer:
+    """Owns the order of everything that is written to the members."""
+
+    def __init__(
+        self, opened: Opened, keys: sealing.Keys, members: Members, cache: WriteCache, tags: TagTable, runtime: Runtime
+    ) -> None:
+        self.failure: PerdureError | None = None
+        self.sent_count = 0
+        self._geometry = opened.genesis.geometry
+        self._epoch = opened.epoch
+        self._keys = keys
+        self._members = members
+        self._cache = cache
+        self._tags = tags
+        self._runtime = runtime
+        self._code = Code(self._geometry.k, self._geometry.n)
+        self._last = self._proved = self._applied_sent = self._applied_proved = opened.last
+        self._asked = opened.last
+        self._owes_evidence = False
+        self._entries: dict[int, tuple[Entry, Batch]] = {}
+        self._executions: deque[Execution] = deque()
+        self._flushes: list[Waiter] = []
+        self._rooms: list[Waiter] = []
+        self._is_changing = False
+        members.on_lost = self._start_change
+
+    # What the engine asks ---------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """The number of the last entry sent."""
+        return self._last
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was written is home, provably."""
+        return self._cache.is_clean and not self._executions and self._applied_proved == self._last
+
+    async def flush(self) -> None:
+        """Return when all writes so far are proved on every member, and that the array is still ours."""
+        waiter = self._wait_in(self._flushes)
+        self.pump()
+        await self._await(waiter)
+
+    async def room(self) -> None:
+        """Return when the cache can take another batch."""
+        while self._cache.is_full:
+            waiter = self._wait_in(self._rooms)
+            self.pump()
+            await self._await(waiter)
+        self.require_working()
+
+    async def settle(self) -> None:
+        """Return when everything written so far is home on every member, provably, and the ring is wiped."""
+        await self.flush()
+        target = self._proved
+        while self._applied_proved < target:
+            await self.flush()
+
+    def require_working(self) -> None:
+        """Raise what ended this mount, if it has ended."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _wait_in(self, waiting: list[Waiter]) -> Waiter:
+        self.require_working()
+        waiter = Waiter(self._runtime.event(), self._cache.mark)
+        waiting.append(waiter)
+        return waiter
+
+    async def _await(self, waiter: Waiter) -> None:
+        await waiter.event.wait()
+        if waiter.error is not None:
+            raise waiter.error
+
+    def fail(self, error: PerdureError) -> None:
+        """End this mount: everyone who waits, and everyone who comes, gets `error`."""
+        if self.failure is None:
+            self.failure = error
+        waiting = [*self._flushes, *self._rooms, *(w for execution in self._executions for w in execution.waiters)]
+        self._flushes, self._rooms = [], []
+        for waiter in waiting:
+            waiter.error = self.failure
+            waiter.event.set()
+
+    # Sending ----------------------------------------------------------------------------------------------
+
+    def pump(self, *, is_idle: bool = False) -> None:
+        """Send all that may be sent now; when idle, what was written is not kept back for a fuller batch."""
+        while self.failure is None and not self._is_changing and len(self._executions) < IN_FLIGHT_MAX:
+            flushing = bool(self._flushes) and sum(bool(e.waiters) for e in self._executions) < ROUNDS_MAX
+            has_slot = self._last + 1 - SLOTS <= self._applied_proved
+            batch = self._cache.take(partial=flushing or is_idle) if has_slot else None
+            waiters = self._take_flushes() if flushing else []
+            # Without evidence for what was sent, and a round that applies it, slots never become free again.
+            must_move = (is_idle or not has_slot) and (self._owes_evidence or self._proved > self._applied_sent)
+            if batch is None and not waiters and not must_move:
+                return
+            unproved = self._last + (batch is not None) - self._asked
+            self._send(
+                batch, evidence=bool(waiters) or must_move or is_idle or unproved >= UNPROVED_MAX, waiters=waiters
+            )
+
+    def _take_flushes(self) -> list[Waiter]:
+        """The FLUSHes for which everything they cover has been taken from the cache."""
+        due = [waiter for waiter in self._flushes if self._cache.has_taken(waiter.mark)]
+        self._flushes = [waiter for waiter in self._flushes if not self._cache.has_taken(waiter.mark)]
+        return due
+
+    def _send(self, batch: Batch | None, *, evidence: bool, waiters: list[Waiter]) -> None:
+        ops: list[bytes] = []
+        for number in range(self._applied_sent + 1, self._proved + 1):
+            ops += journal.apply_ops(self._geometry, self._entries[number][0])
+        self._applied_sent = self._proved
+        prefix: Buffer = b""
+        columns: Sequence[Buffer] = [b""] * self._geometry.n
+        if batch is not None:
+            prefix, columns, op = self._enter(batch)
+            ops.append(op)
+        self._owes_evidence = not evidence
+        if evidence:
+            self._asked = self._last
+        ops.append(journal.write(self._geometry.head_start, HEAD_AREA))
+        head = Head(self._last, self._applied_sent).encode()
+        execution = Execution(self._last, self._applied_sent, evidence, set(self._members.roster.members), waiters)
+        self._executions.append(execution)
+        self.sent_count += 1
+        for seat, session in self._members:
+            answer = session.execute(ops, (prefix, columns[seat], head), evidence=evidence)
+            self._runtime.spawn(self._watch(execution, session.instance, answer))
+
+    def _enter(self, batch: Batch) -> tuple[bytes, Sequence[Buffer], bytes]:
+        """Seal and code one batch as the next entry: what all disks get, each disk's column, the operation."""
+        geometry = self._geometry
+        self._last += 1
+        indices = sorted(batch.writes)
+        sectors = [batch.writes[index] for index in indices]
+        width = geometry.k * geometry.fragment_bytes
+        rows, tags = sealing.seal(self._keys, indices, sectors, self._last, width, self._runtime.random)
+        stacked = rows.reshape(len(indices), geometry.k, geometry.fragment_bytes).transpose(1, 0, 2)
+        columns: Sequence[Buffer] = [b""] * geometry.n
+        if indices:
+            columns = self._code.encode(np.ascontiguousarray(stacked).tobytes())
+        entry = Entry(self._last, self._epoch, tuple(indices), tuple(batch.trims), tags)
+        self._entries[self._last] = entry, batch
+        op = journal.write(geometry.slot_start(self._last), entry.slot_sectors(geometry))
+        return entry.encode(self._keys.journal), columns, op
+
+    # Answers ----------------------------------------------------------------------------------------------
+
+    async def _watch(self, execution: Execution, instance: bytes, answer: Awaitable[None]) -> None:
+        try:
+            await answer
+        except PerdureError as verdict:
+            self._members.report_lost(instance, verdict)
+            return
+        execution.waiting.discard(instance)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Finish, in order, the executions that every member of the roster in force has answered (rule 8)."""
+        if self._is_changing or self.failure is not None:
+            return
+        members = self._members.roster.members
+        while self._executions and not self._executions[0].waiting & members:
+            self._finish(self._executions.popleft())
+        self.pump()
+
+    def _finish(self, execution: Execution) -> None:
+        if execution.evidence:
+            self._proved = execution.last
+            for number in range(self._applied_proved + 1, execution.applied + 1):
+                self._come_home(*self._entries.pop(number))
+            self._applied_proved = execution.applied
+        for waiter in execution.waiters:
+            waiter.event.set()
+        if self._rooms and not self._cache.is_full:
+            rooms, self._rooms = self._rooms, []
+            for waiter in rooms:
+                waiter.event.set()
+
+    def _come_home(self, entry: Entry, batch: Batch) -> None:
+        """Every disk has the entry in its homes: reads go there from now on."""
+        for run in entry.trims:
+            self._tags.clear(run)
+        for at, run in journal.runs_of(entry.indices):
+            self._tags.put(run.start, entry.tags[at * 64 : (at + run.count) * 64])
+        self._cache.evict(batch)
+
+    # Removal ----------------------------------------------------------------------------------------------
+
+    def _start_change(self) -> None:
+        # A Clone or a Rollback is one disk's; these two say that another main program writes to the array.
+        forks = (verdict for verdict in self._members.lost.values() if type(verdict) in (Fenced, Fork))
+        fork = next(forks, None)
+        if fork is not None:
+            self.fail(fork)
+        elif not self._is_changing and self.failure is None:
+            self._is_changing = True
+            self._runtime.spawn(self._change())
+
+    async def _change(self) -> None:
+        """Vote off the lost, until a roster without them is in force (rule 9)."""
+        counter = self._members.roster.version.counter
+        while self.failure is None and (gone := self._members.roster.members & self._members.lost.keys()):
+            survivors = self._members.roster.members - gone
+            if len(survivors) < self._geometry.k:
+                self.fail(self._too_few(len(survivors)))
+                return
+            counter += 1
+            target = self._members.roster.without(gone, Version(self._epoch, counter), self._last, self._applied_proved)
+            # Rule 4: PROPOSE on all of P; P has at least k of C. The base stays in force if one of them dies now.
+            if await self._on_all(survivors, _propose_ops(self._geometry.next_start), target):
+                # Rule 5: once a member has activated, the target is the base for whatever comes next.
+                self._members.roster = target
+                await self._on_all(survivors, _activate_ops(self._geometry.current_start), target)
+        self._is_changing = False
+        self._settle()
+
+    async def _on_all(self, instances: frozenset[bytes], ops: list[bytes], roster: Roster) -> bool:
+        """One step on every one of `instances`, with evidence; False when one was lost meanwhile."""
+
+        async def step(instance: bytes) -> None:
+            try:
+                await self._members.sessions[instance].execute(ops, (roster.encode(),), evidence=True)
+            except PerdureError as verdict:
+                self._members.report_lost(instance, verdict)
+
+        for outcome in await self._runtime.gather(*(step(instance) for instance in instances)):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return not instances & self._members.lost.keys()
+
+    def _too_few(self, count: int) -> Unavailable:
+        verdicts = " ".join(str(verdict) for verdict in self._members.lost.values())
+        return Unavailable(
+            f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
+            f"is lost while they keep running, and nothing older is served. {verdicts}"
+        )
+
+
+def _propose_ops(start: int) -> list[bytes]:
+    return [journal.write(start, ROSTER_AREA)]
+
+
+def _activate_ops(start: int) -> list[bytes]:
+    return [journal.write(start, ROSTER_AREA), journal.trim(start + ROSTER_AREA, ROSTER_AREA)]

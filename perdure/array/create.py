@@ -1,0 +1,132 @@
+"""Genesis: blank disks become an array, once, by an explicit act. Its id is the hash of what is decided here.
+
+A main program never does this by itself: a host could reset it by showing it blank disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+
+from perdure.array import journal
+from perdure.array.commands import Authority
+from perdure.array.genesis import Genesis
+from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, Geometry
+from perdure.array.journal import Head
+from perdure.array.ports import Channel, Runtime, Verifier
+from perdure.array.roster import Roster, Version
+from perdure.array.session import Greeting, Session, Trouble
+from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
+from perdure.errors import BadEvidence, DiskLost, Misuse, PerdureError, Unavailable
+
+RETRY_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What every mount and creation needs. `dead_after_ms` bounds how long a silent disk is waited for."""
+
+    authority: Authority
+    verifier: Verifier
+    runtime: Runtime
+    dead_after_ms: int
+
+    def session(self, channel: Channel) -> Session:
+        """A new session over `channel`."""
+        return Session(channel, self.authority, self.verifier, self.runtime, self.dead_after_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A disk that was named but is not used, and why."""
+
+    address: str
+    why: PerdureError
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An array that this main program owns: the roster is in force, the journal is empty."""
+
+    genesis: Genesis
+    epoch: bytes
+    roster: Roster
+    sessions: dict[bytes, Session]
+    """By instance; exactly the members."""
+    last: int
+    """The number of the last journal entry; it is applied everywhere."""
+    strays: tuple[Stray, ...]
+
+
+def new_epoch(runtime: Runtime, above: bytes) -> bytes:
+    """A counter one above that of `above`, then 64 random bits, so that two mounts never share one."""
+    return (int.from_bytes(above[:8], "big") + 1).to_bytes(8, "big") + runtime.random(8)
+
+
+async def greet(world: World, session: Session) -> Greeting:
+    """HELLO until the disk answers, for `dead_after_ms`. Raises DiskLost, or BadEvidence at once."""
+    give_up_ms = world.runtime.now_ms() + world.dead_after_ms
+    while True:
+        try:
+            return await session.hello()
+        except BadEvidence:
+            raise
+        except Trouble as trouble:
+            if world.runtime.now_ms() >= give_up_ms:
+                raise DiskLost(f"disk {session.channel.address} does not answer: {trouble}") from trouble
+        await world.runtime.sleep(RETRY_MS)
+
+
+async def create(world: World, channels: Sequence[Channel], geometry: Geometry, policy_digest: bytes) -> Opened:
+    """Make an array of exactly n blank disks. Raises Misuse, Unavailable or BadEvidence; then there is no array.
+
+    Disks that were touched before it failed are no longer blank: restart them to use them again.
+    """
+    if len(channels) != geometry.n:
+        raise Misuse(f"an array of {geometry.n} disks needs {geometry.n} addresses, not {len(channels)}")
+    sessions = [world.session(channel) for channel in channels]
+    greetings = await world.runtime.gather(*(greet(world, session) for session in sessions))
+    for session, greeting in zip(sessions, greetings, strict=True):
+        _require_blank(session.channel.address, greeting, geometry)
+    instances = tuple(greeting.instance for greeting in greetings)
+    if len(set(instances)) != len(instances):
+        raise Misuse("two of the addresses lead to the same disk; nothing was created")
+    genesis = Genesis(geometry, world.authority.public_key, policy_digest, instances)
+    epoch = new_epoch(world.runtime, NO_EPOCH)
+    roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances)
+    await _all(world, [session.open(instance, epoch) for session, instance in zip(sessions, instances, strict=True)])
+    await _all(world, [_format(session, genesis, roster) for session in sessions])
+    return Opened(genesis, epoch, roster, dict(zip(instances, sessions, strict=True)), 0, ())
+
+
+def _require_blank(address: str, greeting: Greeting | PerdureError, geometry: Geometry) -> None:
+    if isinstance(greeting, BaseException):
+        raise greeting
+    if greeting.epoch != NO_EPOCH:
+        raise Misuse(
+            f"disk {address} already belongs to an array; nothing was created and nothing on it was touched. To give "
+            "up what it holds, restart it; to use the array, import it."
+        )
+    if greeting.size < geometry.disk_sectors:
+        raise Misuse(
+            f"disk {address} lends {greeting.size * DISK_SECTOR_BYTES} bytes, but each disk of this array needs "
+            f"{geometry.disk_bytes}; nothing was created"
+        )
+
+
+async def _format(session: Session, genesis: Genesis, roster: Roster) -> None:
+    record = genesis.encode().ljust(GENESIS_AREA * DISK_SECTOR_BYTES, b"\0")
+    ops = [
+        journal.write(0, GENESIS_AREA),
+        journal.write(genesis.geometry.current_start, ROSTER_AREA),
+        journal.write(genesis.geometry.head_start, HEAD_AREA),
+    ]
+    await session.execute(ops, (record, roster.encode(), Head(0, 0).encode()), evidence=True)
+
+
+async def _all(world: World, work: Iterable[Awaitable[None]]) -> None:
+    for outcome in await world.runtime.gather(*work):
+        if isinstance(outcome, PerdureError):
+            raise Unavailable(f"the array was not created: {outcome} Restart the disks and create it again.")
+        if isinstance(outcome, BaseException):
+            raise outcome

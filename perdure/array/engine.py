@@ -1,0 +1,223 @@
+"""The array as its users see it: a run of bytes that reads what was last written, or fails.
+
+A write lands in the cache and is acknowledged; FLUSH, and FUA, wait until every member has proved to have it. All
+offsets and lengths are in bytes and may be anything within the size; whole sectors of 4,096 bytes are fastest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perdure.array.cache import WriteCache
+from perdure.array.committer import Committer
+from perdure.array.create import Opened, World
+from perdure.array.geometry import SECTOR_BYTES, TRIM_SECTORS_MAX, Run, ceil_div
+from perdure.array.members import Members
+from perdure.array.ports import Buffer
+from perdure.array.reader import Reader
+from perdure.array.roster import Departed
+from perdure.array.sealing import Keys
+from perdure.errors import Misuse, PerdureError
+
+TICK_MS = 25
+"""How long what was written waits for company when nobody flushes."""
+HEARTBEAT_MS = 2000
+"""How often a quiet disk is asked whether it is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What `erase` can say once it has returned."""
+
+    array_id: bytes
+    offset: int
+    length: int
+    entry: int
+    """The journal entry that erased; it is applied and its slot wiped on every member."""
+    members: tuple[bytes, ...]
+    departed: tuple[Departed, ...]
+    """Dead instances and the last entry each may hold: fewer than k of one version bring nothing back."""
+
+
+class Array:
+    """An array that this main program owns, from a mount until `close`."""
+
+    def __init__(self, world: World, opened: Opened, *, attest_every_read: bool = False) -> None:
+        self.opened = opened
+        self.geometry = opened.genesis.geometry
+        self.members = Members(opened.roster, opened.sessions)
+        keys = Keys.derive(world.authority.private_key, opened.genesis.array_id)
+        self._runtime = world.runtime
+        self.cache = WriteCache()
+        self.reader = Reader(
+            self.geometry,
+            keys,
+            self.members,
+            self.cache,
+            world.runtime,
+            every_read=attest_every_read,
+        )
+        self.committer = Committer(opened, keys, self.members, self.cache, self.reader.tags, world.runtime)
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Begin the work that goes on by itself: writing back what nobody flushes, and asking quiet disks."""
+        self._runtime.spawn(self._tick())
+        for _, session in self.members:
+            self._runtime.spawn(self._heartbeat(session.instance))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size that the array presents."""
+        return self.geometry.size_bytes
+
+    @property
+    def array_id(self) -> bytes:
+        """32 bytes: the hash of the genesis record."""
+        return self.opened.genesis.array_id
+
+    # Reading and writing ----------------------------------------------------------------------------------
+
+    async def pread(self, offset: int, length: int) -> bytearray:
+        """`length` bytes from `offset`. Raises Misuse beyond the end, Corrupt, Unavailable, Fork."""
+        self._check(offset, length)
+        if not length:
+            return bytearray()
+        first, end = offset // SECTOR_BYTES, ceil_div(offset + length, SECTOR_BYTES)
+        whole = bytearray((end - first) * SECTOR_BYTES)
+        await self._read_sectors(Run(first, end - first), memoryview(whole))
+        start = offset - first * SECTOR_BYTES
+        return whole if length == len(whole) else whole[start : start + length]
+
+    async def pwrite(self, offset: int, data: Buffer, *, fua: bool = False) -> None:
+        """Write `data` at `offset`; it is durable on return only with `fua`, or after `flush`.
+
+        `data` may be reused once this returns. Raises Misuse beyond the end, Unavailable, Fork.
+        """
+        view = memoryview(data)
+        self._check(offset, len(view))
+        while view:
+            index, start = divmod(offset, SECTOR_BYTES)
+            part = view[: SECTOR_BYTES - start]
+            if self.cache.is_full:
+                await self.committer.room()
+            if len(part) == SECTOR_BYTES:
+                self.cache.write(index, bytes(part))
+            else:
+                await self._write_part(index, start, part)
+            offset, view = offset + len(part), view[len(part) :]
+        self.committer.pump()
+        if fua:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Return when every earlier write survives n-k losses, with evidence from every member. Raises what failed."""
+        self._check(0, 0)
+        await self.committer.flush()
+
+    async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
+        """Make `length` bytes from `offset` read as zeros; whole sectors are wiped on every disk."""
+        self._check(offset, length)
+        first, end = ceil_div(offset, SECTOR_BYTES), (offset + length) // SECTOR_BYTES
+        if first >= end:
+            await self.pwrite(offset, bytes(length))
+        else:
+            await self.pwrite(offset, bytes(first * SECTOR_BYTES - offset))
+            for start in range(first, end, TRIM_SECTORS_MAX):
+                await self.committer.room()
+                self.cache.trim(Run(start, min(TRIM_SECTORS_MAX, end - start)))
+            await self.pwrite(end * SECTOR_BYTES, bytes(offset + length - end * SECTOR_BYTES))
+        self.committer.pump()
+        if fua:
+            await self.flush()
+
+    async def write_zeroes(self, offset: int, length: int, *, fua: bool = False, may_trim: bool = True) -> None:
+        """The same as `trim`: memory on the disks is never given back, so there is no hole to avoid."""
+        del may_trim
+        await self.trim(offset, length, fua=fua)
+
+    async def erase(self, offset: int, length: int) -> Erased:
+        """Trim, and return only when no live disk, journal or buffer holds the data, on evidence from every member."""
+        await self.trim(offset, length)
+        await self.committer.settle()
+        roster = self.members.roster
+        return Erased(
+            self.array_id, offset, length, self.committer.last, tuple(sorted(roster.members)), roster.departed
+        )
+
+    async def close(self) -> None:
+        """Flush, bring everything home, and let go of the disks. The array can be mounted again by anyone entitled."""
+        if self._is_closed:
+            return
+        try:
+            await self.committer.settle()
+        finally:
+            self._is_closed = True
+            for _, session in self.members:
+                session.channel.close()
+
+    def abandon(self) -> None:
+        """Let go of the disks at once, as a crash would: what was not flushed may be lost."""
+        self._is_closed = True
+        self.committer.fail(Misuse("the array is closed"))
+        for _, session in self.members:
+            session.channel.close()
+
+    # Inside -----------------------------------------------------------------------------------------------
+
+    def _check(self, offset: int, length: int) -> None:
+        if self._is_closed:
+            raise Misuse("the array is closed")
+        self.committer.require_working()
+        if offset < 0 or length < 0 or offset + length > self.size_bytes:
+            raise Misuse(f"bytes {offset} to {offset + length} are not all within the array's {self.size_bytes}")
+
+    async def _read_sectors(self, run: Run, out: memoryview) -> None:
+        """Sectors that are not home from the cache, the runs between them from the disks."""
+        start = run.start
+        for index in range(run.start, run.end + 1):
+            cached = self.cache.find(index) if index < run.end else None
+            if cached is None and index < run.end:
+                continue
+            if index > start:
+                part = out[(start - run.start) * SECTOR_BYTES : (index - run.start) * SECTOR_BYTES]
+                await self.reader.read(Run(start, index - start), part)
+            if cached is not None:
+                out[(index - run.start) * SECTOR_BYTES : (index + 1 - run.start) * SECTOR_BYTES] = cached
+            start = index + 1
+
+    async def _write_part(self, index: int, start: int, part: memoryview) -> None:
+        """Merge a part of a sector with the rest of it as it is at that very moment."""
+        sector = bytearray(SECTOR_BYTES)
+        while True:
+            cached = self.cache.find(index)
+            if cached is not None:
+                sector[:] = cached
+                break
+            await self.reader.load_tags(Run(index, 1))
+            tag = self.reader.tags.get(Run(index, 1))
+            await self.reader.read(Run(index, 1), memoryview(sector))
+            if self.cache.find(index) is None and self.reader.tags.get(Run(index, 1)) == tag:
+                break
+        sector[start : start + len(part)] = part
+        self.cache.write(index, bytes(sector))
+
+    async def _tick(self) -> None:
+        """When nothing was sent for a tick, write back what is dirty and bring home what is proved."""
+        sent = -1
+        while not self._is_closed and self.committer.failure is None:
+            await self._runtime.sleep(TICK_MS)
+            if sent == self.committer.sent_count and not self.committer.is_idle:
+                self.committer.pump(is_idle=True)
+            sent = self.committer.sent_count
+
+    async def _heartbeat(self, instance: bytes) -> None:
+        session = self.members.sessions[instance]
+        while not self._is_closed and session.lost is None and self.committer.failure is None:
+            await self._runtime.sleep(HEARTBEAT_MS)
+            if self._is_closed or self._runtime.now_ms() - session.attested_ms < HEARTBEAT_MS:
+                continue
+            try:
+                await session.probe()
+            except PerdureError as verdict:
+                self.members.report_lost(instance, verdict)

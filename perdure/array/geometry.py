@@ -1,0 +1,146 @@
+"""Sizes and places: how a disk's memory is laid out (docs/spec.md, section 4). Pure arithmetic, in disk sectors of 64
+bytes unless a name says bytes.
+
+    genesis | current roster | next roster | head | journal slots | tags | fragments
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perdure.disk.wire import COMMAND_BYTES_MAX, DISK_SECTOR_BYTES
+from perdure.errors import Misuse
+
+SECTOR_BYTES = 4096
+TAG_BYTES = 64
+SEATS_MAX = 16
+SLOTS = 16
+"""Journal slots on each disk: entry S lives in slot S mod SLOTS, so at most this many are not yet applied."""
+ENTRY_SECTORS_MAX = 256
+ENTRY_TRIMS_MAX = 64
+TRIM_SECTORS_MAX = 1 << 16
+"""The longest trim one entry carries, so that a disk never zeroes for long between two commands."""
+INDEX_BYTES, TRIM_BYTES = 4, 8
+GENESIS_AREA, ROSTER_AREA, HEAD_AREA = 32, 128, 1
+ADDRESSABLE = 1 << 32
+
+
+def ceil_div(value: int, by: int) -> int:
+    """`value / by`, rounded up."""
+    return -(-value // by)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` sectors from `start`."""
+
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """The first sector after the run."""
+        return self.start + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """k fragments rebuild a sector, n disks hold one each, the array has `sectors` sectors of 4,096 bytes.
+
+    k > n/2 always: then any two sets of k disks share one, so a host that hides disks can never show an older array
+    (docs/design.md). Raises Misuse for anything else.
+    """
+
+    k: int
+    n: int
+    sectors: int
+
+    def __post_init__(self) -> None:
+        if not 1 < self.n <= SEATS_MAX:
+            raise Misuse(f"an array has 2 to {SEATS_MAX} disks, not {self.n}")
+        if not self.n < 2 * self.k or self.k > self.n:
+            raise Misuse(
+                f"k must be more than half of n and at most n, not {self.k} of {self.n}: with k <= n/2 a host that "
+                "hides disks could show two different arrays"
+            )
+        if self.sectors < 1:
+            raise Misuse("the size must be at least one sector of 4,096 bytes")
+        if self.disk_sectors > ADDRESSABLE:
+            raise Misuse("the size is more than one disk can address (256 GiB on each disk)")
+
+    @property
+    def size_bytes(self) -> int:
+        """What the array presents."""
+        return self.sectors * SECTOR_BYTES
+
+    @property
+    def fragment_sectors(self) -> int:
+        """One fragment: a k-th of a sector, rounded up to whole disk sectors."""
+        return ceil_div(SECTOR_BYTES, self.k * DISK_SECTOR_BYTES)
+
+    @property
+    def fragment_bytes(self) -> int:
+        """The same in bytes."""
+        return self.fragment_sectors * DISK_SECTOR_BYTES
+
+    @property
+    def current_start(self) -> int:
+        """Where the roster in force stands."""
+        return GENESIS_AREA
+
+    @property
+    def next_start(self) -> int:
+        """Where a proposed roster stands; all zero for none."""
+        return self.current_start + ROSTER_AREA
+
+    @property
+    def head_start(self) -> int:
+        """Where the journal's position stands."""
+        return self.next_start + ROSTER_AREA
+
+    @property
+    def slot_sectors(self) -> int:
+        """One journal slot: the largest entry."""
+        records = ceil_div(ENTRY_SECTORS_MAX * INDEX_BYTES + ENTRY_TRIMS_MAX * TRIM_BYTES, DISK_SECTOR_BYTES)
+        return 1 + records + ENTRY_SECTORS_MAX * (1 + self.fragment_sectors)
+
+    def slot_start(self, number: int) -> int:
+        """Where entry `number` lives until it is applied."""
+        return self.head_start + HEAD_AREA + number % SLOTS * self.slot_sectors
+
+    @property
+    def tags_start(self) -> int:
+        """Where the tags stand, one disk sector each."""
+        return self.head_start + HEAD_AREA + SLOTS * self.slot_sectors
+
+    def tag_start(self, index: int) -> int:
+        """Where the tag of sector `index` stands."""
+        return self.tags_start + index
+
+    def fragment_start(self, index: int) -> int:
+        """Where this disk's fragment of sector `index` stands."""
+        return self.tags_start + self.sectors + index * self.fragment_sectors
+
+    @property
+    def disk_sectors(self) -> int:
+        """The memory one disk must lend."""
+        return self.fragment_start(self.sectors)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The same in bytes."""
+        return self.disk_sectors * DISK_SECTOR_BYTES
+
+    @classmethod
+    def for_size(cls, k: int, n: int, size_bytes: int) -> Geometry:
+        """The geometry of an array of `size_bytes`. Raises Misuse when that is not a multiple of 4,096."""
+        if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
+            near = max(SECTOR_BYTES, ceil_div(size_bytes, SECTOR_BYTES) * SECTOR_BYTES)
+            raise Misuse(
+                f"the size must be a positive multiple of 4,096 bytes, not {size_bytes}; {near} would do. "
+                "Nothing was created."
+            )
+        return cls(k, n, size_bytes // SECTOR_BYTES)
+
+
+assert Geometry(2, 3, 1).slot_sectors * DISK_SECTOR_BYTES < COMMAND_BYTES_MAX * 3 // 4

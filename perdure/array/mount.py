@@ -1,0 +1,283 @@
+"""Taking over an array: fence, then read, then decide, propose, activate, and only then apply (docs/design.md, rules).
+
+The numbers in comments are those of the rules. Nothing is believed that evidence at this mount's own epoch does not
+show; a disk that cannot show it is a stray, and the array is mounted by the others or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+
+from perdure.array import journal
+from perdure.array.create import Opened, Stray, World, greet, new_epoch
+from perdure.array.erasure import Code
+from perdure.array.genesis import Genesis
+from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, Geometry, Run
+from perdure.array.journal import Entry, EntryHeader, Head
+from perdure.array.ports import Channel
+from perdure.array.roster import Label, Roster, Version, choose_base, require_quorum
+from perdure.array.sealing import Keys
+from perdure.array.session import Session, Trouble
+from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
+from perdure.errors import Corrupt, DiskLost, Fork, Misuse, PerdureError, Rollback, Unavailable
+
+
+@dataclass(slots=True)
+class Member:
+    """What one fenced disk of this array says of itself, and what this mount makes of it."""
+
+    session: Session
+    label: Label
+    head: Head
+    headers: dict[int, EntryHeader]
+    """The entries in its ring."""
+
+
+async def mount(world: World, channels: Sequence[Channel], array_id: bytes, policy_digest: bytes) -> Opened:
+    """Take over array `array_id`. When a disk dies on the way, the rest try again without it.
+
+    Raises Unavailable when fewer than k members can be fenced, a Fork where evidence shows a clone or a rollback,
+    Fenced when another main program mounts at the same time, Misuse for a wrong id or policy. No acknowledged write
+    is ever left out.
+    """
+    for _ in channels:
+        try:
+            return await Mounting(world, array_id, policy_digest).run(channels)
+        except DiskLost:
+            continue
+    raise Unavailable("disks keep dying while the array is being mounted; nothing acknowledged is lost. Try again.")
+
+
+class Mounting:
+    """One attempt; raises DiskLost when a disk died on the way."""
+
+    def __init__(self, world: World, array_id: bytes, policy_digest: bytes) -> None:
+        self._world = world
+        self._array_id = array_id
+        self._policy_digest = policy_digest
+        self._keys = Keys.derive(world.authority.private_key, array_id)
+        self._strays: list[Stray] = []
+
+    async def run(self, channels: Sequence[Channel]) -> Opened:
+        """The whole mount, in order."""
+        genesis, found = await self._find(channels)
+        geometry = genesis.geometry
+        epoch = new_epoch(self._world.runtime, max(epoch for epoch, _ in found.values()))
+        fenced = await self._fence({instance: session for instance, (_, session) in found.items()}, epoch)
+        base, present, last = self._decide(await self._survey(fenced, geometry), geometry)
+        applied = min(member.head.applied for member in present.values())
+        entries = [await self._entry(present, number, geometry) for number in range(applied + 1, last + 1)]
+        roster = base.without(base.members - present.keys(), Version(epoch, 0), last, applied)
+        await self._together(present, [self._propose(m, present, roster, entries, geometry) for m in present.values()])
+        await self._together(present, [self._activate(m, roster, last, geometry) for m in present.values()])
+        await self._together(present, [self._apply(m, entries, geometry) for m in present.values()])
+        for instance in fenced.keys() - present.keys():
+            fenced[instance].channel.close()
+        sessions = {instance: member.session for instance, member in present.items()}
+        return Opened(genesis, epoch, roster, sessions, last, tuple(self._strays))
+
+    # Finding and fencing ----------------------------------------------------------------------------------
+
+    async def _find(self, channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]]]:
+        """The disks that belong to this array, by instance, with the epoch that each is at."""
+        sessions = [self._world.session(channel) for channel in channels]
+        outcomes = await self._world.runtime.gather(*(self._identify(session) for session in sessions))
+        found: dict[bytes, tuple[bytes, Session]] = {}
+        genesis = None
+        for session, outcome in zip(sessions, outcomes, strict=True):
+            if self._is_stray(session, outcome):
+                continue
+            genesis, instance, epoch = outcome
+            if instance in found:
+                self._is_stray(session, Misuse("two addresses lead to this disk; one is enough"))
+            else:
+                found[instance] = epoch, session
+        if genesis is None:
+            raise self._unavailable("None of the disks that were named can be used.")
+        return genesis, found
+
+    async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes]:
+        """HELLO, and a look at the genesis record before OPEN, so that a foreign array is left alone."""
+        greeting = await greet(self._world, session)
+        if greeting.epoch == NO_EPOCH:
+            raise DiskLost("it is blank: it was restarted, and what it held is gone")
+        genesis = Genesis.decode(bytes(await session.peek(greeting, [Run(0, GENESIS_AREA)])))
+        if genesis.array_id != self._array_id:
+            raise Misuse(f"it belongs to array {genesis.array_id.hex()}, not to {self._array_id.hex()}; left alone")
+        if genesis.policy_digest != self._policy_digest:
+            raise Misuse("the evidence policy is not the one that this array was created with; left alone")
+        return genesis, greeting.instance, greeting.epoch
+
+    async def _fence(self, sessions: dict[bytes, Session], epoch: bytes) -> dict[bytes, Session]:
+        """Rule 1: OPEN everywhere before anything is read that decides."""
+        opened = [session.open(instance, epoch) for instance, session in sessions.items()]
+        outcomes = await self._world.runtime.gather(*opened)
+        pairs = zip(sessions.items(), outcomes, strict=True)
+        return {instance: session for (instance, session), outcome in pairs if not self._is_stray(session, outcome)}
+
+    def _is_stray(self, session: Session, outcome: object) -> bool:
+        """Set a disk aside that answered with trouble. Anything but our own errors is a defect, and is raised."""
+        if isinstance(outcome, PerdureError):
+            self._strays.append(Stray(session.channel.address, outcome))
+            session.channel.close()
+            return True
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return False
+
+    def _unavailable(self, what: str) -> PerdureError:
+        """Too few disks; when what is wrong with one of them shows a fork, that is what the user must see."""
+        reasons = " ".join(f"[{stray.address}] {stray.why}" for stray in self._strays)
+        is_fork = any(stray.why.exit_code == Fork.exit_code for stray in self._strays)
+        return (Fork if is_fork else Unavailable)(f"{what} {reasons}".rstrip())
+
+    # Reading and deciding ---------------------------------------------------------------------------------
+
+    async def _survey(self, fenced: dict[bytes, Session], geometry: Geometry) -> dict[bytes, Member]:
+        outcomes = await self._world.runtime.gather(*(_look(session, geometry) for session in fenced.values()))
+        triples = zip(fenced.items(), outcomes, strict=True)
+        return {instance: found for (instance, session), found in triples if not self._is_stray(session, found)}
+
+    def _decide(self, members: dict[bytes, Member], geometry: Geometry) -> tuple[Roster, dict[bytes, Member], int]:
+        """Rules 2, 3 and 6: the base roster, its members that are here, and the last entry that counts."""
+        try:
+            base = choose_base({instance: member.label for instance, member in members.items()})
+            while True:
+                in_sync = require_quorum(base, members, geometry.k)
+                present = {instance: member for instance, member in members.items() if instance in in_sync}
+                last = last_entry(list(present.values()), geometry.k)
+                behind = {instance for instance, member in present.items() if _is_behind(member, present, last)}
+                if not behind:
+                    return base, present, last
+                for instance in behind:
+                    self._leave_behind(members.pop(instance))
+        except Unavailable as error:
+            raise self._unavailable(str(error)) from None
+
+    def _leave_behind(self, member: Member) -> None:
+        """Honest disks never come to this: entries are applied, and slots used again, only on evidence from all."""
+        self._is_stray(member.session, Rollback("it lacks entries that were acknowledged in its name"))
+
+    # Entries ----------------------------------------------------------------------------------------------
+
+    async def _entry(self, present: dict[bytes, Member], number: int, geometry: Geometry) -> Entry:
+        """Entry `number` from a member that has yet to apply it."""
+        holder = _holders(present, number)[0]
+        run = Run(geometry.slot_start(number), holder.headers[number].sectors_before_fragments())
+        data = await self._asked(holder.session, holder.session.read([run], evidence=True))
+        return Entry.decode(bytes(data), self._keys.journal)
+
+    async def _fragments(
+        self, present: dict[bytes, Member], entry: Entry, roster: Roster, seat: int, geometry: Geometry
+    ) -> memoryview:
+        """The fragments of `entry` that belong on `seat`, coded from those of k members that have them."""
+        first = geometry.slot_start(entry.number) + entry.slot_sectors(geometry)
+        run = Run(
+            first - len(entry.indices) * geometry.fragment_sectors, len(entry.indices) * geometry.fragment_sectors
+        )
+        holders = {m.session.instance: m for m in _holders(present, entry.number)[: geometry.k]}
+        reads = [self._asked(m.session, m.session.read([run], evidence=True)) for m in holders.values()]
+        columns = await self._world.runtime.gather(*reads)
+        for column in columns:
+            if isinstance(column, BaseException):
+                raise column
+        code = Code(geometry.k, geometry.n)
+        by_seat = {roster.seats.index(instance): column for instance, column in zip(holders, columns, strict=True)}
+        return code.encode(b"".join(code.decode(by_seat)))[seat]
+
+    async def _asked(self, session: Session, read: Awaitable[memoryview]) -> memoryview:
+        try:
+            return await read
+        except Trouble as trouble:
+            raise DiskLost(f"disk {session.channel.address} failed during the mount: {trouble}") from trouble
+
+    # Proposing, activating, applying ----------------------------------------------------------------------
+
+    async def _together(self, present: Mapping[bytes, Member], work: Sequence[Awaitable[None]]) -> None:
+        """All members at once; each step is complete only when every one has shown evidence of it."""
+        for outcome in await self._world.runtime.gather(*work):
+            if isinstance(outcome, BaseException):
+                for member in present.values():
+                    member.session.channel.close()
+                raise outcome
+
+    async def _propose(
+        self, member: Member, present: dict[bytes, Member], roster: Roster, entries: list[Entry], geometry: Geometry
+    ) -> None:
+        """Rule 4: the entries that it lacks go into its ring, unseen until its head says so; then `next` and head."""
+        seat = roster.seats.index(member.session.instance)
+        for entry in entries:
+            if entry.number > member.head.last:
+                fragments = await self._fragments(present, entry, roster, seat, geometry)
+                slot = journal.write(geometry.slot_start(entry.number), entry.slot_sectors(geometry))
+                whole = (entry.encode(self._keys.journal), fragments)
+                await member.session.execute([slot], whole, evidence=False)
+        last = max(member.head.last, roster.last)
+        ops = [journal.write(geometry.next_start, ROSTER_AREA), journal.write(geometry.head_start, HEAD_AREA)]
+        data = (roster.encode(), Head(last, member.head.applied).encode())
+        await member.session.execute(ops, data, evidence=True)
+
+    async def _activate(self, member: Member, roster: Roster, last: int, geometry: Geometry) -> None:
+        """Rule 5: `current` := the proposal, `next` := none, the ring cut to what counts."""
+        ops = [
+            journal.write(geometry.current_start, ROSTER_AREA),
+            journal.trim(geometry.next_start, ROSTER_AREA),
+            journal.write(geometry.head_start, HEAD_AREA),
+        ]
+        dropped = range(last + 1, member.head.last + 1)
+        ops += [journal.trim(geometry.slot_start(number), geometry.slot_sectors) for number in dropped]
+        data = (roster.encode(), Head(last, member.head.applied).encode())
+        await member.session.execute(ops, data, evidence=True)
+
+    async def _apply(self, member: Member, entries: list[Entry], geometry: Geometry) -> None:
+        """Rule 7: the roster is in force and every member has the entries, so they go to their homes."""
+        applied = member.head.applied
+        for entry in entries:
+            if entry.number > applied:
+                head = journal.write(geometry.head_start, HEAD_AREA)
+                data = (Head(entries[-1].number, entry.number).encode(),)
+                ops = [*journal.apply_ops(geometry, entry), head]
+                await member.session.execute(ops, data, evidence=entry is entries[-1])
+
+
+async def _look(session: Session, geometry: Geometry) -> Member:
+    """Label, head and ring of one disk, with evidence at this mount's epoch."""
+    runs = [Run(geometry.current_start, ROSTER_AREA), Run(geometry.next_start, ROSTER_AREA)]
+    runs += [Run(geometry.head_start, HEAD_AREA), *(Run(geometry.slot_start(slot), 1) for slot in range(SLOTS))]
+    data = bytes(await session.read(runs, evidence=True))
+    parts, at = [], 0
+    for run in runs:
+        parts.append(data[at : at + run.count * DISK_SECTOR_BYTES])
+        at += run.count * DISK_SECTOR_BYTES
+    head = Head.decode(parts[2])
+    numbers = range(head.applied + 1, head.last + 1)
+    headers = {number: EntryHeader.decode(parts[3 + number % SLOTS]) for number in numbers}
+    if len(numbers) > SLOTS or any(header.number != number for number, header in headers.items()):
+        raise Corrupt(f"the journal of disk {session.channel.address} is damaged")
+    return Member(session, Label(Roster.decode(parts[0]), Roster.decode(parts[1])), head, headers)
+
+
+def last_entry(members: Sequence[Member], k: int) -> int:
+    """Rule 6: the last entry that at least k members hold, in the ring or applied.
+
+    An entry that was acknowledged is on all of them. Fewer than k holders, or fewer than k with the same content,
+    means that it never was.
+    """
+    last = max(member.head.applied for member in members)
+    while True:
+        number = last + 1
+        contents = [member.headers[number].mac for member in members if number in member.headers]
+        if not contents or max(contents.count(mac) for mac in contents) < k:
+            return last
+        last = number
+
+
+def _is_behind(member: Member, present: Mapping[bytes, Member], last: int) -> bool:
+    """Whether it lacks an entry that another has applied already, or its ring could not take what it lacks."""
+    applied = max(other.head.applied for other in present.values())
+    return member.head.last < applied or last - member.head.applied > SLOTS
+
+
+def _holders(present: Mapping[bytes, Member], number: int) -> list[Member]:
+    return [member for member in present.values() if number in member.headers]

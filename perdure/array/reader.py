@@ -1,0 +1,194 @@
+"""Verified reads: tags from memory or with evidence, fragments from any k disks, nothing that does not fit its tag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+
+from perdure.array.cache import WriteCache
+from perdure.array.erasure import Code
+from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
+from perdure.array.members import Members
+from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.sealing import NEVER_WRITTEN, Keys, unseal_into
+from perdure.array.session import Session, Trouble
+from perdure.array.tags import TagTable
+from perdure.errors import Corrupt, PerdureError, Unavailable
+
+CHUNK_SECTORS = 256
+ATTEMPTS_MAX = 16
+
+
+class Reader:
+    """Reads sectors that are home. `every_read` asks for evidence with every fragment (the founding rule)."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        keys: Keys,
+        members: Members,
+        cache: WriteCache,
+        runtime: Runtime,
+        *,
+        every_read: bool,
+    ) -> None:
+        self.tags = TagTable(geometry)
+        self._geometry = geometry
+        self._keys = keys
+        self._members = members
+        self._cache = cache
+        self._runtime = runtime
+        self._code = Code(geometry.k, geometry.n)
+        self._every_read = every_read
+        self._loading: dict[int, Event] = {}
+
+    async def read(self, run: Run, out: memoryview) -> None:
+        """Fill `out` with the sectors of `run`: each as it was at some moment since the call, whole.
+
+        Raises Corrupt when no k disks have what the tag names, Unavailable when fewer than k answer.
+        """
+        for start in range(run.start, run.end, CHUNK_SECTORS):
+            chunk = Run(start, min(CHUNK_SECTORS, run.end - start))
+            at = (start - run.start) * SECTOR_BYTES
+            await self._read_chunk(chunk, out[at : at + chunk.count * SECTOR_BYTES])
+
+    async def _read_chunk(self, run: Run, out: memoryview) -> None:
+        await self.load_tags(run)
+        tags = self.tags.get(run)
+        if not any(tags):
+            out[:] = bytes(len(out))
+            return
+        columns = await self._columns(run, self._geometry.k)
+        rows = self._rows(columns, run.count)
+        for at in range(run.count):
+            tag = tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
+            sector = out[at * SECTOR_BYTES : (at + 1) * SECTOR_BYTES]
+            try:
+                unseal_into(self._keys, run.start + at, tag, rows[at], sector)
+            except Corrupt:
+                await self._second_look(run.start + at, sector)
+
+    def _rows(self, columns: Mapping[int, Buffer], count: int) -> list[memoryview]:
+        """The ciphertexts, 4,096 bytes each, from k columns of `count` fragments."""
+        data = self._code.decode(columns)
+        width = self._geometry.fragment_bytes
+        stacked = np.empty((count, self._geometry.k, width), np.uint8)
+        for seat, column in enumerate(data):
+            stacked[:, seat] = np.frombuffer(column, np.uint8).reshape(count, width)
+        flat = stacked.reshape(count * self._geometry.k * width).data
+        step = self._geometry.k * width
+        return [flat[at * step : at * step + SECTOR_BYTES] for at in range(count)]
+
+    # Tags -------------------------------------------------------------------------------------------------
+
+    async def load_tags(self, run: Run) -> None:
+        """Make the tags of `run` known, reading with evidence those that are not."""
+        while groups := self.tags.groups(run):
+            group = groups[0]
+            loading = self._loading.get(group.start)
+            if loading is not None:
+                await loading.wait()
+                continue
+            self._loading[group.start] = event = self._runtime.event()
+            try:
+                self.tags.learn(group, await self._read_tags(group))
+            finally:
+                del self._loading[group.start]
+                event.set()
+
+    async def _read_tags(self, group: Run) -> memoryview:
+        """From any one member: it is in sync, and its evidence shows that it is ours and has all that it answered."""
+        place = Run(self._geometry.tag_start(group.start), group.count)
+        for _, session in self._members.to_ask():
+            try:
+                return await session.read([place], evidence=True)
+            except Trouble:
+                self._trouble(session)
+        raise self._too_few(0, 1)
+
+    # Fragments --------------------------------------------------------------------------------------------
+
+    async def _columns(self, run: Run, wanted: int) -> dict[int, Buffer]:
+        """Fragments of `run` from `wanted` members, or as many as answer if that is at least k."""
+        columns: dict[int, Buffer] = {}
+        asked: set[bytes] = set()
+        while len(columns) < wanted:
+            left = [(seat, session) for seat, session in self._members.to_ask() if session.instance not in asked]
+            batch = left[: wanted - len(columns)]
+            if not batch:
+                break
+            asked.update(session.instance for _, session in batch)
+            await self._runtime.gather(*(self._column(run, seat, session, columns) for seat, session in batch))
+        if len(columns) < self._geometry.k:
+            raise self._too_few(len(columns), self._geometry.k)
+        return columns
+
+    async def _column(self, run: Run, seat: int, session: Session, columns: dict[int, Buffer]) -> None:
+        size = self._geometry.fragment_sectors
+        place = Run(self._geometry.fragment_start(run.start), run.count * size)
+        try:
+            columns[seat] = await session.read([place], evidence=self._every_read)
+        except Trouble:
+            self._trouble(session)
+
+    def _trouble(self, session: Session) -> None:
+        self._members.counted(session.instance).read += 1
+
+        async def probe() -> None:
+            try:
+                await session.probe()
+            except PerdureError as verdict:
+                self._members.report_lost(session.instance, verdict)
+
+        self._runtime.spawn(probe())
+
+    def _too_few(self, answered: int, needed: int) -> Unavailable:
+        return Unavailable(
+            f"{answered} disks answered a read that needs {needed}; nothing older was served. Bring disks back."
+        )
+
+    # When a fragment does not fit -------------------------------------------------------------------------
+
+    async def _second_look(self, index: int, out: memoryview) -> None:
+        """The sector did not fit its tag: it was overwritten meanwhile, or some disk gave a wrong fragment."""
+        for _ in range(ATTEMPTS_MAX):
+            cached = self._cache.find(index)
+            if cached is not None:
+                out[:] = cached
+                return
+            now = self.tags.get(Run(index, 1))
+            columns = await self._columns(Run(index, 1), len(self._members.roster.members))
+            good = self._try_all(index, now, columns, out)
+            if good is not None:
+                self._blame(columns, good)
+                self._repair(index, now, out)
+                return
+            if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
+                break
+        raise Corrupt(f"sector {index} cannot be rebuilt: too many disks give wrong fragments. Nothing was returned.")
+
+    def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
+        """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""
+        is_latest = self._cache.find(index) is None and self.tags.get(Run(index, 1)) == tag
+        if is_latest and tag != NEVER_WRITTEN and not self._cache.is_full:
+            self._cache.write(index, bytes(sector))
+
+    def _try_all(self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview) -> set[int] | None:
+        """Unseal from the first k columns that fit `tag`; the seats used, or None."""
+        for seats in combinations(sorted(columns), self._geometry.k):
+            try:
+                unseal_into(self._keys, index, tag, self._rows({s: columns[s] for s in seats}, 1)[0], out)
+            except Corrupt:
+                continue
+            return set(seats)
+        return None
+
+    def _blame(self, columns: Mapping[int, Buffer], good: set[int]) -> None:
+        data = self._code.decode({seat: columns[seat] for seat in good})
+        right = self._code.encode(b"".join(data))
+        for seat, column in columns.items():
+            instance = self._members.roster.seats[seat]
+            if bytes(column) != bytes(right[seat]) and instance is not None:
+                self._members.counted(instance).checksum += 1

@@ -1,0 +1,159 @@
+"""Rosters and the rules by which one of them is in force (docs/design.md, "Rules"; the numbers below are theirs).
+
+A roster says which instance holds which seat, and which instances have died and what they last held. A disk's label
+holds `current` and `next`. Everything here is a pure decision over labels that were read with evidence after OPEN.
+
+    magic 4 "PRST" | seats u8 | departed u8 | zeros 2 | version 24 | predecessor 24 | last u64 | applied u64 |
+    a member's instance of 32 for each seat (zeros: none) | departed: seat u8, zeros 7, last u64, instance 32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from perdure.array.geometry import ROSTER_AREA
+from perdure.disk.wire import DISK_SECTOR_BYTES
+from perdure.errors import Corrupt, Unavailable
+
+_MAGIC = b"PRST"
+_HEADER = Struct(">4sBB2x16sQ16sQQQ")
+_DEPARTED = Struct(">B7xQ32s")
+_NOBODY = bytes(32)
+DEPARTED_MAX = 128
+AREA_BYTES = ROSTER_AREA * DISK_SECTOR_BYTES
+assert _HEADER.size + 16 * 32 + DEPARTED_MAX * _DEPARTED.size <= AREA_BYTES
+
+
+class Version(NamedTuple):
+    """Orders rosters: the epoch of the mount that proposed it, then a counter within that mount."""
+
+    epoch: bytes
+    counter: int
+
+
+class Departed(NamedTuple):
+    """A member that was voted off, and the last journal entry that it may hold."""
+
+    seat: int
+    last: int
+    instance: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who is a member. `seats[i]` is the instance that holds fragment i, or None while the seat is empty."""
+
+    version: Version
+    predecessor: Version
+    last: int
+    """The last journal entry that counted when this roster was proposed."""
+    applied: int
+    seats: tuple[bytes | None, ...]
+    departed: tuple[Departed, ...] = ()
+
+    @property
+    def members(self) -> frozenset[bytes]:
+        """The instances that are in sync."""
+        return frozenset(instance for instance in self.seats if instance is not None)
+
+    def seat_of(self, instance: bytes) -> int | None:
+        """The seat of a member."""
+        return self.seats.index(instance) if instance in self.seats else None
+
+    def without(self, gone: Iterable[bytes], version: Version, last: int, applied: int) -> Roster:
+        """The successor in which `gone` are dead and nothing else has changed (rule 9: removals never add)."""
+        dead = frozenset(gone)
+        seats = tuple(None if seat in dead else seat for seat in self.seats)
+        newly = tuple(
+            Departed(at, last, seat) for at, seat in enumerate(self.seats) if seat is not None and seat in dead
+        )
+        return Roster(version, self.version, last, applied, seats, (self.departed + newly)[-DEPARTED_MAX:])
+
+    def encode(self) -> bytes:
+        """The one encoding, filled with zeros to the whole area on the disk."""
+        head = _HEADER.pack(
+            _MAGIC, len(self.seats), len(self.departed), *self.version, *self.predecessor, self.last, self.applied
+        )
+        seats = b"".join(seat or _NOBODY for seat in self.seats)
+        return (head + seats + b"".join(_DEPARTED.pack(*gone) for gone in self.departed)).ljust(AREA_BYTES, b"\0")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Roster | None:
+        """The roster in an area, None when the area is all zero. Raises Corrupt."""
+        if not any(data):
+            return None
+        if len(data) != AREA_BYTES or data[:4] != _MAGIC:
+            raise Corrupt("there is no roster here")
+        _, seat_count, departed_count, epoch, counter, old_epoch, old_counter, last, applied = _HEADER.unpack_from(data)
+        at = _HEADER.size + 32 * seat_count
+        seats = tuple(bytes(data[i : i + 32]) for i in range(_HEADER.size, at, 32))
+        departed = tuple(
+            Departed(*_DEPARTED.unpack_from(data, at + i * _DEPARTED.size))
+            for i in range(min(departed_count, DEPARTED_MAX))
+        )
+        roster = cls(
+            Version(epoch, counter),
+            Version(old_epoch, old_counter),
+            last,
+            applied,
+            tuple(None if seat == _NOBODY else seat for seat in seats),
+            departed,
+        )
+        if roster.encode() != data:
+            raise Corrupt("a roster is damaged")
+        return roster
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What one disk says of the array."""
+
+    current: Roster | None
+    next: Roster | None
+
+
+def choose_base(labels: Mapping[bytes, Label]) -> Roster:
+    """Rule 2: the newest roster seen on any fenced disk; while it is void, its predecessor.
+
+    A roster is void while some fenced member of it still has an older `current`: its activation never completed, so
+    it never served. Raises Unavailable when the predecessor stands on none of these disks.
+    """
+    rosters = (roster for label in labels.values() for roster in (label.current, label.next) if roster is not None)
+    seen = {roster.version: roster for roster in rosters}
+    base = seen[max(seen)] if seen else None
+    while base is not None and _is_void(base, labels):
+        base = seen.get(base.predecessor)
+    if base is None:
+        raise Unavailable(
+            "none of the disks that answer holds a roster that was in force; nothing was changed. "
+            "Bring back more of the array's disks."
+        )
+    return base
+
+
+def _is_void(roster: Roster, labels: Mapping[bytes, Label]) -> bool:
+    for instance in roster.members & labels.keys():
+        current = labels[instance].current
+        if current is None or current.version < roster.version:
+            return True
+    return False
+
+
+def require_quorum(base: Roster, fenced: Iterable[bytes], k: int) -> frozenset[bytes]:
+    """Rule 3: the members of `base` that this mount fenced, at least k of them. Raises Unavailable, naming the rest."""
+    present = base.members & frozenset(fenced)
+    if len(present) < k:
+        missing = [
+            f"seat {at} (instance {seat.hex()[:16]})"
+            for at, seat in enumerate(base.seats)
+            if seat not in present and seat
+        ]
+        raise Unavailable(
+            f"only {len(present)} of the {k} disks that the array needs are here; missing: {', '.join(missing)}. "
+            "Nothing acknowledged is lost while they keep running, and nothing older is served. Bring one back, or the "
+            "array stays closed."
+        )
+    return present

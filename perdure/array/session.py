@@ -1,0 +1,279 @@
+"""One disk as one mount sees it: commands in strict order, trouble bounded, and nothing believed without evidence.
+
+EXECUTEs are pipelined. A plain answer to one is only a hint that it was carried out; evidence for seq S proves it and
+all before it. When anything goes wrong (connection, refusal, bad evidence) the disk is SUSPECT: HELLO asks for
+evidence of where it stands, what is missing is sent again (the same signed bytes, so at most once), and only when
+that fails for `dead_after_ms` is the disk LOST. Refusals are unsigned, so they never decide anything: HELLO does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from perdure.array import commands
+from perdure.array.commands import Answer, Authority, Command
+from perdure.array.geometry import Run
+from perdure.array.ports import Attested, Buffer, Channel, Event, Lane, Runtime, Verifier
+from perdure.disk import wire
+from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
+from perdure.errors import (
+    BadEvidence,
+    Clone,
+    Disconnected,
+    DiskLost,
+    Fenced,
+    Fork,
+    MalformedEvidence,
+    PerdureError,
+    Refused,
+    Rollback,
+    WrongCommitment,
+)
+
+RETRY_MS = 100
+Trouble = (Disconnected, Refused, BadEvidence)
+
+
+class Health(Enum):
+    """What `status` shows of a disk."""
+
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """Where a disk stands, proved by evidence over our nonce."""
+
+    instance: bytes
+    epoch: bytes
+    seq: int
+    size: int
+    attested: Attested
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    seq: int
+    command: Command
+    reply: Awaitable[memoryview] | None = None
+
+
+class Session:
+    """One disk in one mount. `dead_after_ms` bounds how long it may be silent before it is given up."""
+
+    def __init__(
+        self, channel: Channel, authority: Authority, verifier: Verifier, runtime: Runtime, dead_after_ms: int
+    ) -> None:
+        self.channel = channel
+        self.instance = wire.NO_INSTANCE
+        self.epoch = wire.NO_EPOCH
+        self.seq = 0
+        self.proved_seq = 0
+        self.health = Health.ONLINE
+        self.lost: PerdureError | None = None
+        self.attested: Attested | None = None
+        self.attested_ms = 0
+        self._authority = authority
+        self._verifier = verifier
+        self._runtime = runtime
+        self._dead_after_ms = dead_after_ms
+        self._answered_seq = 0
+        self._pending: list[_Pending] = []
+        self._recovery: Event | None = None
+        self._trouble_since_ms: int | None = None
+
+    # Commands ---------------------------------------------------------------------------------------------
+
+    async def hello(self) -> Greeting:
+        """Ask the disk who it is and where it stands. Raises Disconnected, Refused, BadEvidence."""
+        command = self._command(Opcode.HELLO, evidence=True)
+        answer, attested = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
+        return Greeting(answer.instance, answer.epoch, answer.seq, answer.size, attested)
+
+    async def peek(self, greeting: Greeting, runs: Sequence[Run]) -> memoryview:
+        """READ with evidence at the epoch that the disk has now, before this mount takes it over."""
+        self.instance, self.epoch = greeting.instance, greeting.epoch
+        return await self.read(runs, evidence=True)
+
+    async def open(self, instance: bytes, epoch: bytes) -> None:
+        """Take the disk over: from here on it refuses every earlier epoch. Raises what `hello` does."""
+        self.instance, self.epoch, self.seq, self.proved_seq, self._answered_seq = instance, epoch, 0, 0, 0
+        command = self._command(Opcode.OPEN, evidence=True)
+        answer, _ = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
+        self._require_ours(answer)
+
+    def execute(self, ops: Sequence[bytes], data: Sequence[Buffer] = (), *, evidence: bool) -> Awaitable[None]:
+        """Send one EXECUTE at once; the awaitable returns when the disk has it (with evidence: provably).
+
+        The awaitable raises what made the disk LOST: DiskLost, Clone, Rollback, or Fenced.
+        """
+        self.seq += 1
+        body = (wire.COUNT.pack(len(ops)) + b"".join(ops), *data)
+        pending = _Pending(self.seq, self._command(Opcode.EXECUTE, seq=self.seq, body=body, evidence=evidence))
+        self._pending.append(pending)
+        if self.health is Health.ONLINE:
+            pending.reply = self.channel.exchange(Lane.WRITE, pending.command.parts)
+        return self._complete(pending)
+
+    async def read(self, runs: Sequence[Run], *, evidence: bool) -> memoryview:
+        """The bytes of `runs` (in disk sectors), end to end; without evidence they prove nothing.
+
+        Raises Disconnected, Refused, BadEvidence, Fenced, Rollback.
+        """
+        answered = self._answered_seq
+        total = sum(run.count for run in runs) * DISK_SECTOR_BYTES
+        body = wire.COUNT.pack(len(runs)) + b"".join(wire.RUN.pack(run.start, run.count) for run in runs)
+        command = self._command(Opcode.READ, body=(body,), data_bytes=total, evidence=evidence)
+        reply = await self.channel.exchange(Lane.READ, command.parts)
+        if not evidence:
+            return commands.parse_reply(command, reply).data
+        answer, _ = await self._prove(command, reply)
+        self._require_ours(answer)
+        if answer.seq < answered:
+            raise self._rolled_back(answer.seq, answered)
+        return answer.data
+
+    async def probe(self) -> None:
+        """Find out whether the disk is still ours. Raises what made it LOST."""
+        await self._recover(None)
+
+    # Evidence ---------------------------------------------------------------------------------------------
+
+    def _command(
+        self, opcode: Opcode, *, seq: int = 0, body: Sequence[Buffer] = (), data_bytes: int = 0, evidence: bool
+    ) -> Command:
+        nonce = self._runtime.random(32) if evidence else None
+        if opcode is Opcode.HELLO:
+            return commands.build(self._authority, opcode, nonce=nonce)
+        return commands.build(
+            self._authority,
+            opcode,
+            instance=self.instance,
+            epoch=self.epoch,
+            seq=seq,
+            nonce=nonce,
+            body=body,
+            data_bytes=data_bytes,
+        )
+
+    async def _prove(self, command: Command, reply: memoryview) -> tuple[Answer, Attested]:
+        answer = commands.parse_reply(command, reply)
+        if answer.commitment is None:
+            raise MalformedEvidence("a disk's reply lacks the evidence that was asked for")
+        self.attested = attested = await self._verifier.verify(answer.document, answer.commitment)
+        self.attested_ms = self._runtime.now_ms()
+        return answer, attested
+
+    def _require_ours(self, answer: Answer) -> None:
+        """An attested answer must be by this instance in this epoch; else a host put another one in its place."""
+        if answer.instance != self.instance:
+            raise WrongCommitment("the answer is another disk's; a host put it in place of the one that was asked")
+        if answer.epoch > self.epoch:
+            raise self._fenced()
+        if answer.epoch != self.epoch:
+            raise WrongCommitment("the answer is of an earlier epoch")
+
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            "another main program has mounted the array; this one has lost it, and acknowledges nothing more. What it "
+            "acknowledged before is safe there. Stop this one."
+        )
+
+    def _rolled_back(self, has_seq: int, answered_seq: int) -> Rollback:
+        return Rollback(
+            f"disk {self.channel.address} proves that it carried out {has_seq} commands, but answers came for "
+            f"{answered_seq}: its host forged acknowledgements. Nothing that a FLUSH covered is affected."
+        )
+
+    # Pipeline and recovery --------------------------------------------------------------------------------
+
+    async def _complete(self, pending: _Pending) -> None:
+        while pending.seq > self.proved_seq:
+            reply = pending.reply
+            try:
+                if reply is None:
+                    raise Disconnected("the disk is suspect")
+                await self._accept(pending, await reply)
+                break
+            except Trouble as trouble:
+                if pending.reply is reply:  # else it has been sent again meanwhile
+                    await self._recover(trouble)
+        self._answered_seq = max(self._answered_seq, pending.seq)
+        self._pending.remove(pending)
+
+    async def _accept(self, pending: _Pending, reply: memoryview) -> None:
+        if pending.command.nonce is None:
+            answer = commands.parse_reply(pending.command, reply)
+        else:
+            answer, _ = await self._prove(pending.command, reply)
+            self._require_ours(answer)
+            self.proved_seq = max(self.proved_seq, min(answer.seq, pending.seq))
+        if (answer.instance, answer.epoch, answer.seq) != (self.instance, self.epoch, pending.seq):
+            raise MalformedEvidence("the disk answered another command")
+        self._trouble_since_ms = None
+
+    async def _recover(self, trouble: PerdureError | None) -> None:
+        """Ask until the disk says where it stands, then send again what it lacks; one recovery serves all who wait."""
+        if self.lost is None and self._recovery is not None:
+            await self._recovery.wait()
+        elif self.lost is None:
+            self._recovery = self._runtime.event()
+            try:
+                await self._ask_until_known(trouble)
+            finally:
+                self._recovery.set()
+                self._recovery = None
+        if self.lost is not None:
+            raise self.lost
+
+    async def _ask_until_known(self, trouble: PerdureError | None) -> None:
+        if trouble is not None:
+            self.health = Health.SUSPECT
+        while self.lost is None:
+            now = self._runtime.now_ms()
+            if trouble is not None and self._trouble_since_ms is None:
+                self._trouble_since_ms = now
+            if self._trouble_since_ms is not None and now - self._trouble_since_ms > self._dead_after_ms:
+                self._lose(DiskLost(f"disk {self.channel.address} is given up: {trouble}"))
+                return
+            answered = max(self._answered_seq, self.proved_seq)  # as of before the question
+            try:
+                self._resume(await self.hello(), answered)
+                return
+            except Trouble as again:
+                trouble = again
+                self.health = Health.SUSPECT
+                await self._runtime.sleep(RETRY_MS)
+
+    def _resume(self, greeting: Greeting, answered: int) -> None:
+        """Go on from where the disk proves to stand, or lose it when it is not the one we opened."""
+        verdict = self._judge(greeting, answered)
+        if verdict is not None:
+            self._lose(verdict)
+            return
+        if greeting.seq > self.proved_seq or not self._pending:
+            self._trouble_since_ms = None
+        self.proved_seq = max(self.proved_seq, greeting.seq)
+        was_suspect, self.health = self.health is Health.SUSPECT, Health.ONLINE
+        for pending in self._pending:
+            if pending.seq > greeting.seq and (was_suspect or pending.reply is None):
+                pending.reply = self.channel.exchange(Lane.WRITE, pending.command.parts)
+
+    def _judge(self, greeting: Greeting, answered: int) -> PerdureError | None:
+        if greeting.instance != self.instance:
+            if greeting.epoch == wire.NO_EPOCH:
+                return DiskLost(f"disk {self.channel.address} was restarted and is blank: what it held is gone")
+            return Clone(f"another disk answers at {self.channel.address} in the place of the one the array knows")
+        if greeting.epoch > self.epoch:
+            return self._fenced()
+        if greeting.epoch < self.epoch or greeting.seq > self.seq:
+            return Fork(f"disk {self.channel.address} proves a history that this main program did not write")
+        return self._rolled_back(greeting.seq, answered) if greeting.seq < answered else None
+
+    def _lose(self, verdict: PerdureError) -> None:
+        self.lost, self.health = verdict, Health.LOST
+        self.channel.close()

@@ -1,0 +1,66 @@
+"""The tags in this program's memory: which version of each sector is the latest.
+
+A tag gets here in two ways only: this program wrote it and every disk proved to have it, or it was read with evidence
+since this program fenced the array. 64 bytes for each 4,096, taken from the system as they are touched.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perdure.array.geometry import TAG_BYTES, Geometry, Run
+
+GROUP_TAGS = 1024
+"""Tags read at once on first touch: 64 KiB, for 4 MiB of sectors."""
+
+
+class TagTable:
+    """One row for each sector, and whether it is known."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._rows = np.zeros((geometry.sectors, TAG_BYTES), np.uint8)
+        self._known = np.zeros(geometry.sectors, np.bool_)
+
+    @property
+    def known_count(self) -> int:
+        """How many are known."""
+        return int(np.count_nonzero(self._known))
+
+    def get(self, run: Run) -> bytes:
+        """The tags of `run`, end to end; all must be known."""
+        assert self.knows(run)
+        return self._rows[run.start : run.end].tobytes()
+
+    def knows(self, run: Run) -> bool:
+        """Whether every tag of `run` is known."""
+        return bool(self._known[run.start : run.end].all())
+
+    def put(self, index: int, tags: bytes) -> None:
+        """What this program wrote from sector `index` on."""
+        count = len(tags) // TAG_BYTES
+        self._rows[index : index + count] = np.frombuffer(tags, np.uint8).reshape(count, TAG_BYTES)
+        self._known[index : index + count] = True
+
+    def clear(self, run: Run) -> None:
+        """What this program trimmed."""
+        self._rows[run.start : run.end] = 0
+        self._known[run.start : run.end] = True
+
+    def learn(self, run: Run, tags: memoryview) -> None:
+        """What a disk proved to hold; a tag that is known already is newer and stays."""
+        rows = np.frombuffer(tags, np.uint8).reshape(run.count, TAG_BYTES)
+        missing = ~self._known[run.start : run.end]
+        self._rows[run.start : run.end][missing] = rows[missing]
+        self._known[run.start : run.end] = True
+
+    def groups(self, run: Run) -> list[Run]:
+        """The whole groups to read so that `run` becomes known."""
+        starts = range(run.start // GROUP_TAGS * GROUP_TAGS, run.end, GROUP_TAGS)
+        groups = (Run(start, min(GROUP_TAGS, self._geometry.sectors - start)) for start in starts)
+        return [group for group in groups if not self.knows(_common(group, run))]
+
+
+def _common(left: Run, right: Run) -> Run:
+    start, end = max(left.start, right.start), min(left.end, right.end)
+    return Run(start, end - start)

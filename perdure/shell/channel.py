@@ -1,0 +1,151 @@
+"""The way to one disk over two stream sockets: frames out, replies back in order, and a bound on silence."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+from perdure.array.ports import Buffer, Lane
+from perdure.disk.address import parse
+from perdure.disk.wire import FRAME_HEADER, READ_BYTES_MAX
+from perdure.errors import Disconnected, Misuse
+
+REPLY_BYTES_MAX = READ_BYTES_MAX + (1 << 16)
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One stream. Replies are matched to the exchanges that wait, oldest first."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Future[memoryview]] = deque()
+        self.transport: asyncio.Transport | None = None
+        self._header = bytearray(FRAME_HEADER.size)
+        self._reply: bytearray | None = None
+        self._filled = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return memoryview(self._header if self._reply is None else self._reply)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        if self._reply is None and self._filled == FRAME_HEADER.size:
+            (length,) = FRAME_HEADER.unpack(self._header)
+            if not 0 < length <= REPLY_BYTES_MAX or not self.waiting:
+                self.fail(f"a reply of {length} bytes that nobody can have sent")
+                return
+            self._reply, self._filled = bytearray(length), 0
+        elif self._reply is not None and self._filled == len(self._reply):
+            reply, self._reply, self._filled = self._reply, None, 0
+            future = self.waiting.popleft()
+            if not future.done():
+                future.set_result(memoryview(reply))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fail(str(exc) if exc else "the connection was closed")
+
+    def fail(self, why: str) -> None:
+        """Fail every exchange that waits, and drop the stream."""
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+        while self.waiting:
+            future = self.waiting.popleft()
+            if not future.done():
+                future.set_exception(Disconnected(why))
+
+
+class SocketChannel:
+    """A `Channel` (perdure.array.ports). `answer_ms_max` bounds how long one exchange may take, connecting included."""
+
+    def __init__(self, address: str, answer_ms_max: int) -> None:
+        try:
+            self._family, self._target = parse(address)
+        except ValueError as error:
+            raise Misuse(str(error)) from None
+        self._address = address
+        self._answer_s_max = answer_ms_max / 1000
+        self._lanes: dict[Lane, _Connection] = {}
+        self._connecting: dict[Lane, list[tuple[Sequence[Buffer], asyncio.Future[memoryview]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sent_bytes = 0
+        self.exchange_count = 0
+
+    @property
+    def address(self) -> str:
+        """Where the host says the disk is."""
+        return self._address
+
+    def exchange(self, lane: Lane, parts: Sequence[Buffer]) -> asyncio.Future[memoryview]:
+        """Send one frame at once, in call order; the future is its reply. It fails with Disconnected."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[memoryview] = loop.create_future()
+        self.exchange_count += 1
+        connection = self._lanes.get(lane)
+        if connection is not None and connection.transport is not None:
+            self._send(connection, parts, future)
+        elif lane in self._connecting:
+            self._connecting[lane].append((parts, future))
+        else:
+            self._connecting[lane] = [(parts, future)]
+            task = loop.create_task(self._connect(lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        timer = loop.call_later(self._answer_s_max, self._time_out, lane, future)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def close(self) -> None:
+        """Drop both connections; exchanges under way fail."""
+        for connection in self._lanes.values():
+            connection.fail("the connection was closed by us")
+        self._lanes.clear()
+
+    def _send(self, connection: _Connection, parts: Sequence[Buffer], future: asyncio.Future[memoryview]) -> None:
+        length = sum(len(part) for part in parts)
+        connection.waiting.append(future)
+        self.sent_bytes += FRAME_HEADER.size + length
+        assert connection.transport is not None
+        connection.transport.writelines([FRAME_HEADER.pack(length), *parts])
+
+    async def _connect(self, lane: Lane) -> None:
+        try:
+            connection = await asyncio.wait_for(self._open(), self._answer_s_max)
+        except (OSError, TimeoutError) as error:
+            for _, future in self._connecting.pop(lane):
+                if not future.done():
+                    future.set_exception(Disconnected(f"cannot connect: {error or 'no answer in time'}"))
+            return
+        self._lanes[lane] = connection
+        for parts, future in self._connecting.pop(lane):
+            self._send(connection, parts, future)
+
+    async def _open(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        stream = socket.socket(self._family, socket.SOCK_STREAM)
+        stream.setblocking(False)
+        try:
+            await loop.sock_connect(stream, self._target)
+            if self._family in (socket.AF_INET, socket.AF_INET6):
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await loop.create_connection(_Connection, sock=stream)
+        except BaseException:
+            stream.close()
+            raise
+        return connection
+
+    def _time_out(self, lane: Lane, future: asyncio.Future[memoryview]) -> None:
+        """Silence: drop the stream, since what comes late could not be told from the answer to what is asked anew."""
+        if future.done():
+            return
+        connection = self._lanes.get(lane)
+        if connection is not None and future in connection.waiting:
+            connection.fail("no answer in time")
+        else:
+            future.set_exception(Disconnected("no answer in time"))
