@@ -5,8 +5,9 @@ A main program never does this by itself: a host could reset it by showing it bl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from perdure.array import journal
 from perdure.array.commands import Authority
@@ -15,11 +16,13 @@ from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, Geometr
 from perdure.array.journal import Head
 from perdure.array.ports import Channel, Runtime, Verifier
 from perdure.array.roster import Roster, Version
-from perdure.array.session import Greeting, Session, Trouble
+from perdure.array.session import Greeting, Session
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import BadEvidence, DiskLost, Misuse, PerdureError, Unavailable
+from perdure.errors import BadEvidence, Disconnected, DiskLost, Misuse, PerdureError, Refused, Unavailable
 
 RETRY_MS = 100
+TRIES = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +66,23 @@ def new_epoch(runtime: Runtime, above: bytes) -> bytes:
     return (int.from_bytes(above[:8], "big") + 1).to_bytes(8, "big") + runtime.random(8)
 
 
-async def greet(world: World, session: Session) -> Greeting:
-    """HELLO until the disk answers, for `dead_after_ms`. Raises DiskLost, or BadEvidence at once."""
+async def persistently(world: World, ask: Callable[[], Awaitable[_T]]) -> _T:
+    """What `ask` returns; silence is borne for `dead_after_ms`, refusals and bad evidence `TRIES` times.
+
+    A host that flips a bit now and then must not cost us a disk. Raises DiskLost, Refused or BadEvidence.
+    """
     give_up_ms = world.runtime.now_ms() + world.dead_after_ms
+    tries = TRIES
     while True:
         try:
-            return await session.hello()
-        except BadEvidence:
-            raise
-        except Trouble as trouble:
+            return await ask()
+        except Disconnected as silence:
             if world.runtime.now_ms() >= give_up_ms:
-                raise DiskLost(f"disk {session.channel.address} does not answer: {trouble}") from trouble
+                raise DiskLost(f"it does not answer: {silence}") from silence
+        except (Refused, BadEvidence):
+            tries -= 1
+            if not tries:
+                raise
         await world.runtime.sleep(RETRY_MS)
 
 
@@ -85,7 +94,7 @@ async def create(world: World, channels: Sequence[Channel], geometry: Geometry, 
     if len(channels) != geometry.n:
         raise Misuse(f"an array of {geometry.n} disks needs {geometry.n} addresses, not {len(channels)}")
     sessions = [world.session(channel) for channel in channels]
-    greetings = await world.runtime.gather(*(greet(world, session) for session in sessions))
+    greetings = await world.runtime.gather(*(persistently(world, session.hello) for session in sessions))
     for session, greeting in zip(sessions, greetings, strict=True):
         _require_blank(session.channel.address, greeting, geometry)
     instances = tuple(greeting.instance for greeting in greetings)
@@ -100,6 +109,8 @@ async def create(world: World, channels: Sequence[Channel], geometry: Geometry, 
 
 
 def _require_blank(address: str, greeting: Greeting | PerdureError, geometry: Geometry) -> None:
+    if isinstance(greeting, DiskLost):
+        raise Unavailable(f"disk {address}: {greeting}; nothing was created") from greeting
     if isinstance(greeting, BaseException):
         raise greeting
     if greeting.epoch != NO_EPOCH:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.array import journal
-from perdure.array.create import Opened, Stray, World, greet, new_epoch
+from perdure.array.create import Opened, Stray, World, new_epoch, persistently
 from perdure.array.erasure import Code
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, Geometry, Run
@@ -99,10 +99,11 @@ class Mounting:
 
     async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes]:
         """HELLO, and a look at the genesis record before OPEN, so that a foreign array is left alone."""
-        greeting = await greet(self._world, session)
+        greeting = await persistently(self._world, session.hello)
         if greeting.epoch == NO_EPOCH:
             raise DiskLost("it is blank: it was restarted, and what it held is gone")
-        genesis = Genesis.decode(bytes(await session.peek(greeting, [Run(0, GENESIS_AREA)])))
+        record = await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)]))
+        genesis = Genesis.decode(bytes(record))
         if genesis.array_id != self._array_id:
             raise Misuse(f"it belongs to array {genesis.array_id.hex()}, not to {self._array_id.hex()}; left alone")
         if genesis.policy_digest != self._policy_digest:
@@ -111,7 +112,11 @@ class Mounting:
 
     async def _fence(self, sessions: dict[bytes, Session], epoch: bytes) -> dict[bytes, Session]:
         """Rule 1: OPEN everywhere before anything is read that decides."""
-        opened = [session.open(instance, epoch) for instance, session in sessions.items()]
+
+        async def open_one(instance: bytes, session: Session) -> None:
+            await persistently(self._world, lambda: session.open(instance, epoch))
+
+        opened = [open_one(instance, session) for instance, session in sessions.items()]
         outcomes = await self._world.runtime.gather(*opened)
         pairs = zip(sessions.items(), outcomes, strict=True)
         return {instance: session for (instance, session), outcome in pairs if not self._is_stray(session, outcome)}
@@ -135,9 +140,25 @@ class Mounting:
     # Reading and deciding ---------------------------------------------------------------------------------
 
     async def _survey(self, fenced: dict[bytes, Session], geometry: Geometry) -> dict[bytes, Member]:
-        outcomes = await self._world.runtime.gather(*(_look(session, geometry) for session in fenced.values()))
+        outcomes = await self._world.runtime.gather(*(self._look(session, geometry) for session in fenced.values()))
         triples = zip(fenced.items(), outcomes, strict=True)
         return {instance: found for (instance, session), found in triples if not self._is_stray(session, found)}
+
+    async def _look(self, session: Session, geometry: Geometry) -> Member:
+        """Label, head and ring of one disk, with evidence at this mount's epoch."""
+        runs = [Run(geometry.current_start, ROSTER_AREA), Run(geometry.next_start, ROSTER_AREA)]
+        runs += [Run(geometry.head_start, HEAD_AREA), *(Run(geometry.slot_start(slot), 1) for slot in range(SLOTS))]
+        data = bytes(await persistently(self._world, lambda: session.read(runs, evidence=True)))
+        parts, at = [], 0
+        for run in runs:
+            parts.append(data[at : at + run.count * DISK_SECTOR_BYTES])
+            at += run.count * DISK_SECTOR_BYTES
+        head = Head.decode(parts[2])
+        numbers = range(head.applied + 1, head.last + 1)
+        headers = {number: EntryHeader.decode(parts[3 + number % SLOTS]) for number in numbers}
+        if len(numbers) > SLOTS or any(header.number != number for number, header in headers.items()):
+            raise Corrupt(f"the journal of disk {session.channel.address} is damaged")
+        return Member(session, Label(Roster.decode(parts[0]), Roster.decode(parts[1])), head, headers)
 
     def _decide(self, members: dict[bytes, Member], geometry: Geometry) -> tuple[Roster, dict[bytes, Member], int]:
         """Rules 2, 3 and 6: the base roster, its members that are here, and the last entry that counts."""
@@ -165,7 +186,7 @@ class Mounting:
         """Entry `number` from a member that has yet to apply it."""
         holder = _holders(present, number)[0]
         run = Run(geometry.slot_start(number), holder.headers[number].sectors_before_fragments())
-        data = await self._asked(holder.session, holder.session.read([run], evidence=True))
+        data = await self._asked(holder.session, [run])
         return Entry.decode(bytes(data), self._keys.journal)
 
     async def _fragments(
@@ -177,7 +198,7 @@ class Mounting:
             first - len(entry.indices) * geometry.fragment_sectors, len(entry.indices) * geometry.fragment_sectors
         )
         holders = {m.session.instance: m for m in _holders(present, entry.number)[: geometry.k]}
-        reads = [self._asked(m.session, m.session.read([run], evidence=True)) for m in holders.values()]
+        reads = [self._asked(m.session, [run]) for m in holders.values()]
         columns = await self._world.runtime.gather(*reads)
         for column in columns:
             if isinstance(column, BaseException):
@@ -186,9 +207,9 @@ class Mounting:
         by_seat = {roster.seats.index(instance): column for instance, column in zip(holders, columns, strict=True)}
         return code.encode(b"".join(code.decode(by_seat)))[seat]
 
-    async def _asked(self, session: Session, read: Awaitable[memoryview]) -> memoryview:
+    async def _asked(self, session: Session, runs: Sequence[Run]) -> memoryview:
         try:
-            return await read
+            return await persistently(self._world, lambda: session.read(runs, evidence=True))
         except Trouble as trouble:
             raise DiskLost(f"disk {session.channel.address} failed during the mount: {trouble}") from trouble
 
@@ -239,23 +260,6 @@ class Mounting:
                 data = (Head(entries[-1].number, entry.number).encode(),)
                 ops = [*journal.apply_ops(geometry, entry), head]
                 await member.session.execute(ops, data, evidence=entry is entries[-1])
-
-
-async def _look(session: Session, geometry: Geometry) -> Member:
-    """Label, head and ring of one disk, with evidence at this mount's epoch."""
-    runs = [Run(geometry.current_start, ROSTER_AREA), Run(geometry.next_start, ROSTER_AREA)]
-    runs += [Run(geometry.head_start, HEAD_AREA), *(Run(geometry.slot_start(slot), 1) for slot in range(SLOTS))]
-    data = bytes(await session.read(runs, evidence=True))
-    parts, at = [], 0
-    for run in runs:
-        parts.append(data[at : at + run.count * DISK_SECTOR_BYTES])
-        at += run.count * DISK_SECTOR_BYTES
-    head = Head.decode(parts[2])
-    numbers = range(head.applied + 1, head.last + 1)
-    headers = {number: EntryHeader.decode(parts[3 + number % SLOTS]) for number in numbers}
-    if len(numbers) > SLOTS or any(header.number != number for number, header in headers.items()):
-        raise Corrupt(f"the journal of disk {session.channel.address} is damaged")
-    return Member(session, Label(Roster.decode(parts[0]), Roster.decode(parts[1])), head, headers)
 
 
 def last_entry(members: Sequence[Member], k: int) -> int:

@@ -100,11 +100,18 @@ class Session:
         return await self.read(runs, evidence=True)
 
     async def open(self, instance: bytes, epoch: bytes) -> None:
-        """Take the disk over: from here on it refuses every earlier epoch. Raises what `hello` does."""
+        """Take the disk over: from here on it refuses every earlier epoch. Raises what `hello` does, or Fenced."""
         self.instance, self.epoch, self.seq, self.proved_seq, self._answered_seq = instance, epoch, 0, 0, 0
         command = self._command(Opcode.OPEN, evidence=True)
-        answer, _ = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
-        self._require_ours(answer)
+        try:
+            answer, _ = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
+            self._require_ours(answer)
+        except Trouble:
+            greeting = await self.hello()  # it may have landed all the same
+            if greeting.epoch > epoch:
+                raise self._fenced() from None
+            if (greeting.instance, greeting.epoch) != (instance, epoch):
+                raise
 
     def execute(self, ops: Sequence[bytes], data: Sequence[Buffer] = (), *, evidence: bool) -> Awaitable[None]:
         """Send one EXECUTE at once; the awaitable returns when the disk has it (with evidence: provably).

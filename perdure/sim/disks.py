@@ -1,0 +1,163 @@
+"""Simulated machines: the real disk core behind a network that can lose, delay and lie.
+
+A `SimDisk` is one launch of the disk program; killing it and launching again gives another instance, blank. A
+`SimChannel` is a main program's way to an address, at which any disk, or none, may stand.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from perdure.array.ports import Buffer, Lane
+from perdure.disk import wire
+from perdure.disk.core import DiskCore, Refusal
+from perdure.errors import Disconnected, MalformedEvidence, WrongCommitment
+from perdure.sim.loop import Future, Loop
+
+_HARDWARE_KEY = b"the simulated hardware's secret, which no simulated adversary knows"
+
+
+@dataclass(frozen=True, slots=True)
+class SimAttested:
+    """What the fast evidence says."""
+
+    platform: str = "simulated"
+    root: str = "fast"
+    module_id: str = "i-0-enc0"
+    time_ms: int = 0
+
+
+class FastEvidence:
+    """Evidence at the price of a hash: a MAC under a key that only the simulated hardware has.
+
+    Stands for documents where millions of them are needed; the real format has its own tests, and runs in a
+    simulated world as well.
+    """
+
+    def attest(self, report_data: bytes) -> bytes:
+        """A document over 64 bytes."""
+        return report_data + hmac.digest(_HARDWARE_KEY, report_data, "sha256")
+
+    async def verify(self, document: bytes, commitment: bytes) -> SimAttested:
+        """Raises MalformedEvidence, WrongCommitment."""
+        if len(document) != 96 or hmac.digest(_HARDWARE_KEY, document[:64], "sha256") != document[64:]:
+            raise MalformedEvidence("forged evidence")
+        if document[:64] != commitment:
+            raise WrongCommitment("evidence for something else")
+        return SimAttested()
+
+
+class SimDisk:
+    """One launch of the disk program."""
+
+    def __init__(self, loop: Loop, authority: bytes, size_bytes: int) -> None:
+        self.memory = bytearray(size_bytes)
+        self.core = DiskCore(memoryview(self.memory), loop.random(32), authority)
+        self.is_alive = True
+        self.commands: list[bytes] = []
+        self._evidence = FastEvidence()
+        self._out = memoryview(bytearray(wire.READ_BYTES_MAX))
+
+    @property
+    def instance(self) -> bytes:
+        """Which launch this is."""
+        return self.core.instance
+
+    def reply(self, command: bytes) -> bytes:
+        """What the disk answers, evidence included."""
+        self.commands.append(command)
+        try:
+            answer = self.core.handle(memoryview(command), self._out)
+        except Refusal as refused:
+            return wire.REPLY_HEADER.pack(wire.REFUSAL, refused.reason)
+        result = answer.head + answer.data
+        reply = wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
+        if answer.leaf is not None:
+            reply += wire.PATH_HEADER.pack(0, 1) + self._evidence.attest(answer.leaf)
+        return reply
+
+
+class SimChannel:
+    """A `perdure.array.ports.Channel` to whatever `standing` says is at the address now."""
+
+    def __init__(self, loop: Loop, address: str, standing: Callable[[], SimDisk | None]) -> None:
+        self._loop = loop
+        self._address = address
+        self._standing = standing
+        self._arrives_ms = dict.fromkeys(Lane, 0.0)
+        self._waiting: dict[Lane, list[Future[memoryview]]] = {lane: [] for lane in Lane}
+        self.latency_ms: tuple[float, float] = (0.05, 0.2)
+        self.is_silent = False
+        self.answer_ms_max = 500.0
+        self.tamper: Callable[[Lane, bytes, bytes], bytes | None] | None = None
+        """Sees a command and its reply; gives the reply to deliver, or None for silence."""
+        self.intercept: Callable[[Lane, bytes], bytes | None] | None = None
+        """Sees a command before the disk does; a reply of its own keeps it from the disk."""
+        self.exchange_count = 0
+        self.sent_bytes = 0
+
+    @property
+    def address(self) -> str:
+        """Its name."""
+        return self._address
+
+    def exchange(self, lane: Lane, parts: Sequence[Buffer]) -> Future[memoryview]:
+        """Send one frame; see `perdure.array.ports.Channel`."""
+        command = b"".join(bytes(part) for part in parts)
+        self.exchange_count += 1
+        self.sent_bytes += len(command) + wire.FRAME_HEADER.size
+        future: Future[memoryview] = Future(self._loop)
+        self._waiting[lane].append(future)
+        self._loop.call_later(self._delay(lane), lambda: self._arrive(lane, command, future))
+        self._loop.call_later(self.answer_ms_max, lambda: self._give_up(lane, future))
+        return future
+
+    def close(self) -> None:
+        """Drop the connections: exchanges under way fail."""
+        for lane in Lane:
+            self._break(lane, "closed")
+
+    def _delay(self, lane: Lane) -> float:
+        """Later than everything sent before on this lane: streams keep order."""
+        now = self._loop.time_ms
+        arrives = max(now + self._loop.rng.uniform(*self.latency_ms), self._arrives_ms[lane])
+        self._arrives_ms[lane] = arrives
+        return arrives - now
+
+    def _arrive(self, lane: Lane, command: bytes, future: Future[memoryview]) -> None:
+        if self.is_silent or future.done:
+            return
+        disk = self._standing()
+        if disk is None or not disk.is_alive:
+            self._break(lane, "connection refused")
+            return
+        own = self.intercept(lane, command) if self.intercept else None
+        if not disk.is_alive:
+            self._break(lane, "connection reset")
+            return
+        reply: bytes | None = own if own is not None else disk.reply(command)
+        if own is None and self.tamper is not None and reply is not None:
+            reply = self.tamper(lane, command, reply)
+        if reply is not None:
+            answer = reply
+            self._loop.call_later(self._delay(lane), lambda: self._answer(lane, future, answer))
+
+    def _answer(self, lane: Lane, future: Future[memoryview], reply: bytes) -> None:
+        if future.done or self.is_silent:
+            return
+        if self._waiting[lane][0] is not future:
+            self._break(lane, "an answer is missing")
+            return
+        self._waiting[lane].pop(0)
+        future.set_result(memoryview(reply))
+
+    def _give_up(self, lane: Lane, future: Future[memoryview]) -> None:
+        if not future.done:
+            self._break(lane, "no answer in time")
+
+    def _break(self, lane: Lane, why: str) -> None:
+        waiting, self._waiting[lane] = self._waiting[lane], []
+        for future in waiting:
+            future.set_error(Disconnected(why))
