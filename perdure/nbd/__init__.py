@@ -1,0 +1,1 @@
+"""The NBD face: presents an array as an ordinary disk to qemu, the Linux kernel, nbdcopy, fio and the rest."""
