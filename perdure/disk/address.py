@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 
 def parse(address: str) -> tuple[int, str | tuple[str, int] | tuple[int, int]]:
@@ -18,7 +19,7 @@ def parse(address: str) -> tuple[int, str | tuple[str, int] | tuple[int, int]]:
     if kind == "tcp" and host and port.isdecimal() and int(port) < 1 << 16:
         host = host.strip("[]")
         return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
-    if kind == "vsock" and host.isdecimal() and port.isdecimal():
+    if kind == "vsock" and host.isdecimal() and port.isdecimal() and max(int(host), int(port)) < 1 << 32:
         return socket.AF_VSOCK, (int(host), int(port))
     raise ValueError(f"not an address: {address!r}; write tcp:HOST:PORT, unix:PATH or vsock:CID:PORT")
 
@@ -26,13 +27,17 @@ def parse(address: str) -> tuple[int, str | tuple[str, int] | tuple[int, int]]:
 def listen(address: str) -> tuple[socket.socket, str]:
     """A listening, non-blocking socket, and the address it really has (TCP port 0 picks a free one)."""
     family, target = parse(address)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    if family == socket.AF_UNIX and isinstance(target, str):
+    if isinstance(target, str):
         _remove_stale(target)
-    if family in (socket.AF_INET, socket.AF_INET6):
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(target)
-    listener.listen(16)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen(16)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     if family in (socket.AF_INET, socket.AF_INET6):
         host, port = listener.getsockname()[:2]
@@ -41,11 +46,11 @@ def listen(address: str) -> tuple[socket.socket, str]:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody listens on any more; a live one is left, so that bind fails on it."""
+    """Remove a socket file that nobody listens on any more; a live one, or any other file, makes bind fail."""
+    if not Path(path).is_socket():
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
-        except FileNotFoundError:
-            return

@@ -18,6 +18,8 @@ from perdure.disk.nsm import NsmSocket
 from perdure.disk.serve import Server
 from perdure.disk.wire import DISK_SECTOR_BYTES
 
+SIZE_BYTES_MAX = 0xFFFFFFFF * DISK_SECTOR_BYTES  # a command counts disk sectors in 32 bits
+
 
 def main() -> None:
     """Serve one disk until the process is killed; nothing of it remains then."""
@@ -27,15 +29,16 @@ def main() -> None:
     parser.add_argument("--evidence-fd", required=True, type=int, metavar="FD")
     parser.add_argument("--authority", required=True, type=Path, metavar="FILE")
     options = parser.parse_args()
-    if options.size_bytes <= 0 or options.size_bytes % DISK_SECTOR_BYTES:
-        sys.exit(f"size must be a positive multiple of {DISK_SECTOR_BYTES} bytes, not {options.size_bytes}")
-    memory = memoryview(mmap.mmap(-1, options.size_bytes))
-    core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
+    if not 0 < options.size_bytes <= SIZE_BYTES_MAX or options.size_bytes % DISK_SECTOR_BYTES:
+        sys.exit(f"size must be a multiple of {DISK_SECTOR_BYTES} bytes up to {SIZE_BYTES_MAX}: {options.size_bytes}")
     try:
+        memory = memoryview(mmap.mmap(-1, options.size_bytes))
+        core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
+        platform = NsmSocket(options.evidence_fd)
         listener, address = listen(options.listen)
     except (OSError, ValueError) as error:
-        sys.exit(f"cannot listen on {options.listen}: {error}")
-    server = Server(core, NsmSocket(options.evidence_fd), listener)
+        sys.exit(f"the disk cannot start: {error}")
+    server = Server(core, platform, listener)
     print("listening", address, flush=True)
     while True:
         server.step()

@@ -3,7 +3,8 @@
 One thread runs every connection and the core; a second one asks the platform for documents, which takes
 milliseconds, and makes one document for all requests that wait. Replies leave in the order of their commands.
 Received commands and READ bytes live only in preallocated buffers, which are wiped once they are used. Every
-buffer, queue and count has a maximum; when all connections are taken, the one idle longest makes room.
+buffer, queue and count has a maximum. When all connections are taken, the one makes room whose last good command is
+longest ago. Each gets its turn: no more than REPLIES_MAX commands of one before the others are looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import selectors
 import socket
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -25,8 +27,8 @@ from perdure.disk.core import ZEROS, DiskCore, Refusal
 from perdure.disk.wire import Reason
 
 CONNECTIONS_MAX = 8
-REPLIES_MAX = 64
-"""Replies that may wait on one connection before it is read no further."""
+REPLIES_MAX = wire.LEAVES_MAX // CONNECTIONS_MAX
+"""Replies that may wait on one connection before it is read no further; all that wait fit under one document."""
 RECEIVE_BYTES = wire.FRAME_HEADER.size + wire.COMMAND_BYTES_MAX
 SEND_BYTES = 2 * wire.READ_BYTES_MAX
 
@@ -64,46 +66,38 @@ class Connection:
 
     def __init__(self, peer: socket.socket) -> None:
         self.peer = peer
-        self.last_active = time.monotonic()
+        self.last_good = 0.0
         self._received = memoryview(mmap.mmap(-1, RECEIVE_BYTES))
         self._filled = 0
         self._arena = memoryview(mmap.mmap(-1, SEND_BYTES))
         self._used = 0
         self.replies: deque[Reply] = deque()
+        self.behind = False
 
-    def receive(self) -> bool:
-        """Take what the socket has; False when the peer has gone."""
+    def receive(self) -> None:
+        """Take what the socket has. Raises OSError when the peer has gone."""
         try:
             count = self.peer.recv_into(self._received[self._filled :])
         except BlockingIOError:
-            return True
+            return
+        if not count:
+            raise ConnectionResetError("the peer has gone")
         self._filled += count
-        self.last_active = time.monotonic()
-        return count > 0
 
-    def handle(self, core: DiskCore) -> list[Reply]:
-        """Carry out the whole commands for which there is room; return the replies that want evidence.
+    def handle(self, core: DiskCore) -> None:
+        """Carry out the whole commands for which there is room.
 
         Raises ValueError when the peer announces a frame longer than any command.
         """
-        wanting = []
         start = 0
         while self.has_room() and (command := self._next(start)) is not None:
-            reply = self._reply(core, command)
+            self.replies.append(self._reply(core, command))
             start += wire.FRAME_HEADER.size + len(command)
-            self.replies.append(reply)
-            if reply.leaf is not None:
-                wanting.append(reply)
         self._consume(start)
-        return wanting
 
     def has_room(self) -> bool:
         """Whether one more command of any kind could be answered."""
         return len(self.replies) < REPLIES_MAX and self._used + wire.READ_BYTES_MAX <= SEND_BYTES
-
-    def is_behind(self) -> bool:
-        """Whether a whole command waits that could be carried out now."""
-        return self.has_room() and self._next(0) is not None
 
     def _next(self, start: int) -> memoryview | None:
         if self._filled - start < wire.FRAME_HEADER.size:
@@ -119,6 +113,7 @@ class Connection:
             answer = core.handle(command, self._arena[self._used :])
         except Refusal as refused:
             return Reply([refusal(refused.reason)], self._arena[:0], None)
+        self.last_good = time.monotonic()
         self._used += len(answer.data)
         parts: list[bytes | memoryview] = [_answer_head(answer.head, answer.data, 0), answer.head, answer.data]
         return Reply(parts, answer.data, answer.leaf)
@@ -146,6 +141,16 @@ class Connection:
         if not self.replies:
             self._used = 0
 
+    def look_ahead(self) -> None:
+        """Note in `behind` whether a whole command waits that could be carried out now. Raises as `handle` does."""
+        self.behind = self.has_room() and self._next(0) is not None
+
+    def wants(self) -> int:
+        """The selector's events that would let this connection go on."""
+        ready = bool(self.replies) and self.replies[0].leaf is None
+        reading = self.has_room() and not self.behind  # one that is behind may have no byte free to receive into
+        return selectors.EVENT_WRITE * ready | selectors.EVENT_READ * reading
+
     def close(self) -> None:
         """End the connection and leave nothing in its buffers."""
         self.peer.close()
@@ -161,40 +166,39 @@ def _answer_head(head: bytes, data: memoryview, evidence_bytes: int) -> bytes:
 
 
 class Attester:
-    """Makes one document for all replies that wait for evidence, in a thread of its own."""
+    """Has the platform make one document at a time, in a thread of its own, for all replies that wait for one."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._waiting: SimpleQueue[Reply] = SimpleQueue()
-        self._done: SimpleQueue[tuple[Reply, bytes | None]] = SimpleQueue()
+        self._asked: list[Reply] = []
+        self._leaves: SimpleQueue[list[bytes]] = SimpleQueue()
+        self._evidence: SimpleQueue[list[bytes | None]] = SimpleQueue()
         self.wake_fd, self._wake_write_fd = os.pipe()
-        os.set_blocking(self.wake_fd, False)
         Thread(target=self._run, daemon=True).start()
 
-    def ask(self, reply: Reply) -> None:
-        """Queue a reply whose leaf wants evidence."""
-        self._waiting.put(reply)
+    def ask(self, waiting: Iterable[Reply]) -> None:
+        """Have a document made for `waiting`, unless one is being made: then they wait for the next."""
+        if self._asked:
+            return
+        self._asked = list(waiting)
+        if self._asked:
+            self._leaves.put([reply.leaf or b"" for reply in self._asked])
 
     def collect(self) -> None:
-        """Put the evidence that has come since the last call into its replies."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.wake_fd, 4096)
-        while not self._done.empty():
-            reply, evidence = self._done.get()
+        """Put the evidence that has come into its replies; to be called when `wake_fd` is readable."""
+        os.read(self.wake_fd, 1)
+        for reply, evidence in zip(self._asked, self._evidence.get(), strict=True):
             if evidence is None:
                 reply.parts = [refusal(Reason.NO_EVIDENCE)]
             else:
                 head = bytes(reply.parts[1])
                 reply.parts = [_answer_head(head, reply.data, len(evidence)), head, reply.data, evidence]
             reply.leaf = None
+        self._asked = []
 
     def _run(self) -> None:
         while True:
-            batch = [self._waiting.get()]
-            while len(batch) < wire.LEAVES_MAX and not self._waiting.empty():
-                batch.append(self._waiting.get())
-            for reply, evidence in zip(batch, self._attest([reply.leaf or b"" for reply in batch]), strict=True):
-                self._done.put((reply, evidence))
+            self._evidence.put(self._attest(self._leaves.get()))
             os.write(self._wake_write_fd, b"\0")
 
     def _attest(self, leaves: list[bytes]) -> list[bytes | None]:
@@ -202,7 +206,7 @@ class Attester:
         levels = wire.merkle_levels(leaves)
         try:
             document = self._platform.attest(levels[-1][0])
-        except (OSError, ValueError):
+        except Exception:  # whatever ails the platform, the disk goes on, and says that it has no evidence
             return [None] * len(leaves)
         heads = (wire.PATH_HEADER.pack(index, len(leaves)) for index in range(len(leaves)))
         return [head + wire.merkle_path(levels, index) + document for index, head in enumerate(heads)]
@@ -221,8 +225,12 @@ class Server:
         self._selector.register(self._attester.wake_fd, selectors.EVENT_READ)
 
     def step(self, timeout_s: float | None = None) -> None:
-        """Wait for something to happen, and do it."""
-        for key, events in self._selector.select(timeout_s):
+        """Do what was left over, then wait for something to happen, and do it."""
+        for connection in [one for one in self._connections.values() if one.behind]:
+            self._turn(connection, readable=False)
+        self._attester.ask(reply for one in self._connections.values() for reply in one.replies if reply.leaf)
+        behind = any(one.behind for one in self._connections.values())
+        for key, events in self._selector.select(0 if behind else timeout_s):
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fd == self._attester.wake_fd:
@@ -235,42 +243,32 @@ class Server:
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
-        except OSError:  # the peer left before we came to it; there is nothing to serve
+            peer.setblocking(False)
+            if peer.family in (socket.AF_INET, socket.AF_INET6):
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(peer)
+        except OSError:  # the peer left before we came to it, or there is no memory or descriptor to serve it with
             return
-        peer.setblocking(False)
-        if peer.family in (socket.AF_INET, socket.AF_INET6):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._connections) == CONNECTIONS_MAX:
-            self._drop(min(self._connections.values(), key=lambda connection: connection.last_active))
-        self._connections[peer.fileno()] = Connection(peer)
+            self._drop(min(self._connections.values(), key=lambda other: other.last_good))
+        self._connections[peer.fileno()] = connection
         self._selector.register(peer, selectors.EVENT_READ)
 
     def _turn(self, connection: Connection, *, readable: bool) -> None:
         """Receive, carry out, send; drop a peer that left or broke the framing."""
         try:
-            if readable and not connection.receive():
-                self._drop(connection)
-                return
-            while True:
-                for reply in connection.handle(self._core):
-                    self._attester.ask(reply)
-                self._send(connection)
-                if not connection.is_behind():
-                    break
+            if readable:
+                connection.receive()
+            connection.handle(self._core)
+            with contextlib.suppress(BlockingIOError):  # the socket is full: wait until it is writable
+                connection.send()
+            connection.look_ahead()
+            self._watch(connection, connection.wants())
         except (OSError, ValueError):
             self._drop(connection)
 
-    def _send(self, connection: Connection) -> None:
-        with contextlib.suppress(BlockingIOError):  # the socket is full: wait until it is writable
-            connection.send()
-        ready = bool(connection.replies) and connection.replies[0].leaf is None
-        events = selectors.EVENT_WRITE if ready else 0
-        if connection.has_room():
-            events |= selectors.EVENT_READ
-        self._watch(connection, events)
-
     def _watch(self, connection: Connection, events: int) -> None:
-        """Wait for `events`; a connection that waits for evidence alone is not watched at all."""
+        """Wait for `events`; with none, until evidence comes or its turn, the connection is not watched at all."""
         watched = connection.peer.fileno() in self._selector.get_map()
         if events and watched:
             self._selector.modify(connection.peer, events)
