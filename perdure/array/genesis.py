@@ -12,7 +12,7 @@ from hashlib import sha256
 from struct import Struct
 
 from perdure.array.geometry import Geometry
-from perdure.errors import Corrupt
+from perdure.errors import Corrupt, Misuse
 
 _MAGIC = b"PERDURE1"
 _HEADER = Struct(">8sBB6xQ33s7x32s")
@@ -21,12 +21,20 @@ _ID_TAG = sha256(b"perdure/genesis/1").digest() * 2
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """What `create` fixes: the shape, the authority's public key, the evidence policy and the first n instances."""
+    """What `create` fixes: the shape, the authority's public key, the evidence policy and the first n instances.
+
+    Raises Misuse when a field has not its one length: the encoding would cut it, and the id would not bind the rest.
+    """
 
     geometry: Geometry
     authority: bytes
     policy_digest: bytes
     instances: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.authority), len(self.policy_digest), *(len(instance) for instance in self.instances)]
+        if lengths != [33, 32, *[32] * self.geometry.n]:
+            raise Misuse("a genesis record has a public key of 33 bytes, a digest of 32 and n instances of 32")
 
     def encode(self) -> bytes:
         """The one encoding."""
@@ -46,6 +54,8 @@ class Genesis:
             raise Corrupt("there is no genesis record here")
         _, k, n, sectors, authority, policy_digest = _HEADER.unpack_from(data)
         end = _HEADER.size + 32 * n
+        if len(data) < end:
+            raise Corrupt("the genesis record is cut short")
         instances = tuple(bytes(data[at : at + 32]) for at in range(_HEADER.size, end, 32))
         genesis = cls(Geometry(k, n, sectors), authority, policy_digest, instances)
         if genesis.encode() != bytes(data[:end]) or any(data[end:]):

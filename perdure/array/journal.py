@@ -42,8 +42,8 @@ class Head:
     @classmethod
     def decode(cls, data: bytes) -> Head:
         """Raises Corrupt when the numbers cannot be."""
-        head = cls(*_HEAD.unpack(data))
-        if head.applied > head.last or head.encode() != data:
+        head = cls(*_HEAD.unpack(data)) if len(data) == _HEAD.size else None
+        if head is None or head.applied > head.last or head.encode() != data:
             raise Corrupt("a journal's head is damaged")
         return head
 
@@ -74,9 +74,9 @@ class EntryHeader:
     @classmethod
     def decode(cls, data: bytes) -> EntryHeader:
         """Raises Corrupt when there is no entry."""
-        magic, writes, trims, number, epoch = _FIXED.unpack_from(data)
-        if magic != _MAGIC:
+        if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
             raise Corrupt("a journal slot holds no entry where the head says there is one")
+        _, writes, trims, number, epoch = _FIXED.unpack_from(data)
         return cls(writes, trims, number, epoch, bytes(data[_FIXED.size : HEADER_BYTES]))
 
 
@@ -103,6 +103,8 @@ class Entry:
     def decode(cls, data: bytes, key: bytes) -> Entry:
         """What `encode` made. Raises Corrupt when it does not authenticate."""
         header = EntryHeader.decode(data)
+        if len(data) != header.sectors_before_fragments() * DISK_SECTOR_BYTES:
+            raise Corrupt(f"journal entry {header.number} has another length than it says")
         start, end = HEADER_BYTES, HEADER_BYTES + header.writes * INDEX_BYTES
         indices = tuple(int.from_bytes(data[at : at + INDEX_BYTES], "big") for at in range(start, end, INDEX_BYTES))
         trims = tuple(Run(*_TRIM.unpack_from(data, end + at * TRIM_BYTES)) for at in range(header.trims))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from perdure.array.geometry import ROSTER_AREA
+from perdure.array.geometry import ROSTER_AREA, SEATS_MAX
 from perdure.disk.wire import DISK_SECTOR_BYTES
 from perdure.errors import Corrupt, Unavailable
 
@@ -24,7 +24,7 @@ _DEPARTED = Struct(">B7xQ32s")
 _NOBODY = bytes(32)
 DEPARTED_MAX = 128
 AREA_BYTES = ROSTER_AREA * DISK_SECTOR_BYTES
-assert _HEADER.size + 16 * 32 + DEPARTED_MAX * _DEPARTED.size <= AREA_BYTES
+assert _HEADER.size + SEATS_MAX * 32 + DEPARTED_MAX * _DEPARTED.size <= AREA_BYTES
 
 
 class Version(NamedTuple):
@@ -83,17 +83,17 @@ class Roster:
     @classmethod
     def decode(cls, data: bytes) -> Roster | None:
         """The roster in an area, None when the area is all zero. Raises Corrupt."""
-        if not any(data):
+        if len(data) == AREA_BYTES and not any(data):
             return None
         if len(data) != AREA_BYTES or data[:4] != _MAGIC:
             raise Corrupt("there is no roster here")
         _, seat_count, departed_count, epoch, counter, old_epoch, old_counter, last, applied = _HEADER.unpack_from(data)
+        # A roster comes after its predecessor: else the search for the base could go round in circles.
+        if seat_count > SEATS_MAX or departed_count > DEPARTED_MAX or (epoch, counter) <= (old_epoch, old_counter):
+            raise Corrupt("a roster is damaged")
         at = _HEADER.size + 32 * seat_count
         seats = tuple(bytes(data[i : i + 32]) for i in range(_HEADER.size, at, 32))
-        departed = tuple(
-            Departed(*_DEPARTED.unpack_from(data, at + i * _DEPARTED.size))
-            for i in range(min(departed_count, DEPARTED_MAX))
-        )
+        departed = tuple(Departed(*_DEPARTED.unpack_from(data, at + i * _DEPARTED.size)) for i in range(departed_count))
         roster = cls(
             Version(epoch, counter),
             Version(old_epoch, old_counter),

@@ -72,8 +72,11 @@ def seal(
 ) -> tuple[Bytes2D, bytes]:
     """Seal `sectors` (4,096 bytes each) for their `indices`.
 
-    Returns the ciphertexts as rows of `width` bytes, zero behind the first 4,096, and the tags end to end.
+    Returns the ciphertexts as rows of `width` bytes, zero behind the first 4,096, and the tags end to end. Raises
+    ValueError when a sector has another size: a short one would authenticate, and open with noise behind it.
     """
+    if any(len(sector) != SECTOR_BYTES for sector in sectors):
+        raise ValueError("a sector has 4,096 bytes")
     rows = np.zeros((len(indices), width), np.uint8)
     fresh = random(32 * len(indices))
     tags = []

@@ -1,0 +1,105 @@
+"""`create`, `import`, `export`, `serve`, `status`: an array by its configuration file.
+
+The array's code takes a quarter of a second to load, so only the verbs that need it load it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from perdure.cli import output
+from perdure.cli.options import config_options, find_config, verb
+from perdure.errors import PerdureError, Unavailable
+from perdure.service import artefacts, background, processes
+from perdure.service.status import ArrayStatus
+
+
+def register(cli: click.Group) -> None:
+    """Add the verbs to the command line."""
+
+    @verb(cli, "create", "perdure create --config perdure.toml")
+    @config_options
+    def create(config_file: Path | None, directory: Path, as_json: bool) -> int:
+        """Make an array of the blank disks that the configuration names, and print its id."""
+        from perdure.service.creation import create_array  # noqa: PLC0415  (loads the array code)
+
+        found = find_config(config_file, directory)
+        with processes.locked(found.directory):
+            with output.progress("creating the array"):
+                found = create_array(find_config(config_file, directory))
+            record = artefacts.read_record(found.directory)
+        assert record is not None
+        value = {"array_id": record.array_id, "record": str(found.directory / artefacts.ARRAY_FILE)}
+        text = f"Created array {record.array_id}\nThe id is in {found.path}. `perdure import` mounts the array."
+        output.result(value, text, as_json=as_json)
+        return 0
+
+    @verb(cli, "import", "perdure import --config perdure.toml")
+    @config_options
+    def import_(config_file: Path | None, directory: Path, as_json: bool) -> int:
+        """Take the array over: start its main program in the background and wait until it serves.
+
+        From then on, a main program that had the array before gets no acknowledgement any more.
+        """
+        found = find_config(config_file, directory)
+        with processes.locked(found.directory):
+            if background.running(found) is None:
+                with output.progress("mounting the array"):
+                    status = background.start(found)
+            else:
+                output.note("The main program runs here already.")
+                status = background.status(found)
+        return _show(status, as_json=as_json)
+
+    @verb(cli, "export", "perdure export --config perdure.toml")
+    @config_options
+    def export(config_file: Path | None, directory: Path, as_json: bool) -> int:
+        """Stop the main program cleanly, so that another machine can import the array."""
+        found = find_config(config_file, directory)
+        with processes.locked(found.directory), output.progress("flushing and bringing everything home"):
+            was_running = background.stop(found)
+        if not was_running:
+            raise Unavailable("No main program runs here, so there is nothing to stop; the disks were not touched.")
+        text = (
+            "Exported: everything written is on the disks; any machine with the key, the id and the policy may import."
+        )
+        output.result({"stopped": True}, text, as_json=as_json)
+        return 0
+
+    @verb(cli, "serve", "perdure serve --config perdure.toml")
+    @config_options
+    @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
+    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
+        """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
+        from perdure.service import main  # noqa: PLC0415  (loads the array code)
+
+        main.log_to_stderr()
+
+        def on_ready(status: ArrayStatus) -> None:
+            if ready_fd is not None:
+                background.report_ready(ready_fd, status)
+            elif as_json:
+                click.echo(json.dumps(status.to_json()))
+            else:
+                click.echo(f"serving {status.nbd_uri}")
+
+        try:
+            return main.run(find_config(config_file, directory), on_ready)
+        except PerdureError as error:
+            if ready_fd is not None:
+                background.report_error(ready_fd, error)
+            raise
+
+    @verb(cli, "status", "perdure status --json")
+    @config_options
+    def status(config_file: Path | None, directory: Path, as_json: bool) -> int:
+        """Show the array and its disks. Exit code: 0 healthy, 1 degraded, 2 unusable, 3 rollback or cloning."""
+        return _show(background.status(find_config(config_file, directory)), as_json=as_json)
+
+
+def _show(status: ArrayStatus, *, as_json: bool) -> int:
+    output.result(status.to_json(), output.status_text(status), as_json=as_json)
+    return status.exit_code

@@ -1,0 +1,75 @@
+"""`disk run`: one simulated disk in the foreground."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from perdure.cli.options import DIRECTORY, FILE, Size, verb
+from perdure.disk import address
+from perdure.errors import Misuse
+from perdure.service import artefacts, config
+from perdure.simtee import launch
+
+
+def register(cli: click.Group) -> None:
+    """Add the verbs to the command line."""
+
+    @cli.group("disk")
+    def disk() -> None:
+        """Run a disk: the program that lends this machine's RAM."""
+
+    @verb(
+        disk,
+        "run",
+        "perdure disk run --image disk.eif --listen tcp:127.0.0.1:7001 --size 512M --root-directory simulated-root",
+    )
+    @click.option("--image", required=True, type=FILE, help="The disk image, from `perdure image build`.")
+    @click.option("--listen", required=True, metavar="ADDRESS", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT.")
+    @click.option("--size", required=True, type=Size(), help="The memory to lend: bytes, or with K, M, G, T.")
+    @click.option(
+        "--root-directory", required=True, type=DIRECTORY, help="The simulated platform's root, made if absent."
+    )
+    @click.option(
+        "--evidence-latency-ms", type=click.FloatRange(0, 60_000), default=0.0, help="What each evidence takes."
+    )
+    def run(
+        image: Path, listen: str, size: str, root_directory: Path, evidence_latency_ms: float, as_json: bool
+    ) -> int:
+        """Run a disk image on the simulated platform until a signal ends it; what it holds is gone then.
+
+        The simulated platform protects nothing. It prints the address once the disk listens.
+        """
+        try:
+            address.parse(listen)
+        except ValueError as error:
+            raise Misuse(f"{error}; no disk was started.") from None
+        data = artefacts.read_bounded(image, "disk image")
+        return launch.run(
+            data,
+            root_directory=root_directory,
+            listen=listen,
+            size_bytes=config.parse_size(size),
+            evidence_latency_ms=evidence_latency_ms,
+            ready_fd=_json_printer() if as_json else None,
+        )
+
+
+def _json_printer() -> int:
+    """The end of a pipe for the disk's line `listening ADDRESS`; a child prints the address as JSON.
+
+    A child and not a thread, because the launcher must have one thread when it starts the disk.
+    """
+    read_fd, write_fd = os.pipe()
+    if os.fork() == 0:
+        os.close(write_fd)
+        with open(read_fd) as stream:
+            words = stream.readline().split()
+        if len(words) == 2:
+            os.write(1, json.dumps({"listening": words[1]}).encode() + b"\n")
+        os._exit(0)
+    os.close(read_fd)
+    return write_fd

@@ -1,0 +1,1 @@
+"""Hardware evidence: from a document's bytes to a verified statement, or an error that says why not."""

@@ -1,0 +1,210 @@
+"""What a main program accepts as evidence: which roots, which programs, how much clock difference.
+
+A policy is a set of facts that developers or the authority sign; never the host's to choose. It has one canonical
+JSON form, so it can be signed, compared and named by its digest. A root that it does not name does not exist, and a
+measurement counts only under the root that it names: a simulated root cannot vouch for a program on real hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography import x509
+
+from perdure.errors import Misuse
+from perdure.evidence.roots import BUILTIN_CERTIFICATES, Platform
+
+VERSION: Final = 1
+DIGEST_TAG: Final = b"perdure/policy/1"
+SKEW_MS_DEFAULT: Final = 60_000
+SKEW_MS_MAX: Final = 3 * 60 * 60 * 1000  # the lifetime of a Nitro leaf: more would say nothing
+PCR_BYTES: Final = 48
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TrustedRoot:
+    """A trust anchor under the name that measurements and reports use for it; `certificate` is its DER.
+
+    Raises Misuse if the name is malformed, belongs to a built-in root of other contents, or the DER is no certificate.
+    """
+
+    name: str
+    platform: Platform
+    certificate: bytes
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise Misuse(f"A root's name is 1 to 64 characters of a-z, 0-9 and '-', not {self.name!r:.80}.")
+        if self.is_builtin and BUILTIN_CERTIFICATES[self.name] != (self.platform, self.certificate):
+            raise Misuse(f"The root name {self.name} belongs to a built-in root; choose another name for this one.")
+        try:
+            x509.load_der_x509_certificate(self.certificate)
+        except (ValueError, x509.InvalidVersion) as error:
+            raise Misuse(f"The certificate of root {self.name} is not an X.509 certificate in DER.") from error
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the name alone says it all."""
+        return self.name in BUILTIN_CERTIFICATES
+
+    @classmethod
+    def builtin(cls, name: str) -> TrustedRoot:
+        """Return the root that this release knows as `name`; raise Misuse if it knows none."""
+        if name not in BUILTIN_CERTIFICATES:
+            raise Misuse(f"There is no built-in root {name!r:.80}; there are: {', '.join(BUILTIN_CERTIFICATES)}.")
+        return cls(name, *BUILTIN_CERTIFICATES[name])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Measurement:
+    """One program that is allowed under the root named `root`: PCR0, 1 and 2, 48 bytes each.
+
+    All three, because PCRs hash contents joined without borders: one alone does not fix what lies in which part.
+    """
+
+    root: str
+    pcr0: bytes
+    pcr1: bytes
+    pcr2: bytes
+
+    def __post_init__(self) -> None:
+        if any(len(pcr) != PCR_BYTES for pcr in (self.pcr0, self.pcr1, self.pcr2)):
+            raise Misuse(f"A measurement has PCR0, PCR1 and PCR2 of {PCR_BYTES} bytes each.")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The roots and programs that are trusted; both are sets and kept sorted. Equal policies have equal digests.
+
+    `skew_ms_max` is how far a document's clock and the verifier's may differ, in milliseconds.
+    Raises Misuse for two roots of one name or certificate, equal measurements, a measurement whose root is not named,
+    or a skew outside of 1 ms to 3 hours.
+    """
+
+    roots: tuple[TrustedRoot, ...]
+    measurements: tuple[Measurement, ...]
+    skew_ms_max: int = SKEW_MS_DEFAULT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roots", tuple(sorted(self.roots, key=lambda root: root.name)))
+        object.__setattr__(self, "measurements", tuple(sorted(self.measurements)))
+        names = {root.name for root in self.roots}
+        if len(names) != len(self.roots) or len({root.certificate for root in self.roots}) != len(self.roots):
+            raise Misuse("The policy names a root twice: each has one name and one certificate.")
+        if len(set(self.measurements)) != len(self.measurements):
+            raise Misuse("The policy lists a measurement twice.")
+        if strangers := sorted({measurement.root for measurement in self.measurements} - names):
+            raise Misuse(f"The policy has a measurement under root {strangers[0]!r:.80}, which it does not name.")
+        if type(self.skew_ms_max) is not int or not 1 <= self.skew_ms_max <= SKEW_MS_MAX:
+            raise Misuse(f"The policy's skew_ms_max is a whole number from 1 to {SKEW_MS_MAX}.")
+
+    def root_of(self, certificate: bytes) -> TrustedRoot | None:
+        """Return the trusted root that has this very DER, or None."""
+        return next((root for root in self.roots if root.certificate == certificate), None)
+
+    def to_json(self) -> bytes:
+        """Return the canonical form: ASCII JSON, keys and lists sorted, no spaces, lower-case hexadecimal."""
+        value = {
+            "measurements": [
+                {"root": m.root, "pcr0": m.pcr0.hex(), "pcr1": m.pcr1.hex(), "pcr2": m.pcr2.hex()}
+                for m in self.measurements
+            ],
+            "roots": [_root_to_json(root) for root in self.roots],
+            "skew_ms_max": self.skew_ms_max,
+            "version": VERSION,
+        }
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    def digest(self) -> bytes:
+        """Return the 32-byte tagged hash (BIP-340's construction) of the canonical form."""
+        tag = hashlib.sha256(DIGEST_TAG).digest()
+        return hashlib.sha256(tag + tag + self.to_json()).digest()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Policy:
+        """Read a policy; order and white space are free, all else is strict. Raises Misuse that names the key."""
+        try:
+            value = json.loads(data, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            raise Misuse(f"The policy is not JSON: {error}.") from error
+        policy = _keys(value, "policy", {"version", "roots", "measurements", "skew_ms_max"})
+        if type(policy["version"]) is not int or policy["version"] != VERSION:
+            raise Misuse(f"The policy's version is {policy['version']!r:.40}; this release reads version {VERSION}.")
+        return cls(
+            roots=tuple(_root_from_json(root, at) for root, at in _list(policy["roots"], "roots")),
+            measurements=tuple(_measurement(item, at) for item, at in _list(policy["measurements"], "measurements")),
+            skew_ms_max=policy["skew_ms_max"],
+        )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return value
+
+
+def _keys(value: object, where: str, keys: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Misuse(f"The policy's {where} is not an object.")
+    if missing := sorted(keys - value.keys()):
+        raise Misuse(f"The policy's {where} lacks the key {missing[0]!r}.")
+    if unknown := sorted(value.keys() - keys):
+        raise Misuse(f"The policy's {where} has the unknown key {unknown[0]!r:.80}.")
+    return value
+
+
+def _list(value: object, where: str) -> Iterable[tuple[object, str]]:
+    if not isinstance(value, list):
+        raise Misuse(f"The policy's {where} is not a list.")
+    return ((item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def _text(value: Mapping[str, Any], key: str, where: str) -> str:
+    if not isinstance(value[key], str):
+        raise Misuse(f"The policy's {where}.{key} is not text.")
+    return str(value[key])
+
+
+def _hex(value: Mapping[str, Any], key: str, where: str, length: int | None = None) -> bytes:
+    text = _text(value, key, where)
+    if not re.fullmatch(r"([0-9a-f]{2})+", text) or (length is not None and len(text) != 2 * length):
+        size = "" if length is None else f" of {length} bytes"
+        raise Misuse(f"The policy's {where}.{key} is not lower-case hexadecimal{size}.")
+    return bytes.fromhex(text)
+
+
+def _root_to_json(root: TrustedRoot) -> dict[str, str]:
+    common = {"name": root.name, "platform": root.platform.value}
+    if root.is_builtin:
+        return {**common, "kind": "builtin"}
+    return {**common, "kind": "certificate", "certificate": root.certificate.hex()}
+
+
+def _root_from_json(value: object, where: str) -> TrustedRoot:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    extra = {"certificate"} if kind == "certificate" else set()
+    fields = _keys(value, where, {"name", "platform", "kind"} | extra)
+    if kind not in ("builtin", "certificate"):
+        raise Misuse(f"The policy's {where}.kind is neither 'builtin' nor 'certificate'.")
+    platform, name = _text(fields, "platform", where), _text(fields, "name", where)
+    if platform not in {known.value for known in Platform}:
+        raise Misuse(f"The policy's {where}.platform {platform!r:.80} is not known to this release.")
+    if kind == "certificate":
+        return TrustedRoot(name, Platform(platform), _hex(fields, "certificate", where))
+    root = TrustedRoot.builtin(name)
+    if root.platform.value != platform:
+        raise Misuse(f"The policy's {where}.platform is {platform!r}, but {name} is of platform {root.platform.value}.")
+    return root
+
+
+def _measurement(value: object, where: str) -> Measurement:
+    fields = _keys(value, where, {"root", "pcr0", "pcr1", "pcr2"})
+    pcrs = (_hex(fields, key, where, PCR_BYTES) for key in ("pcr0", "pcr1", "pcr2"))
+    return Measurement(_text(fields, "root", where), *pcrs)

@@ -1,0 +1,183 @@
+"""The files beside the configuration: the private key, the policy, and `array.json`, a record for people and tools.
+
+Trusts the key and the policy as the user's own. `array.json` is not trusted: it is written by `create` and only
+compared. Every file is written whole or not at all, and nothing here prints a key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from perdure.array.commands import Authority
+from perdure.array.genesis import Genesis
+from perdure.errors import Misuse
+from perdure.evidence.policy import Policy
+
+ARRAY_FILE: Final = "array.json"
+MAIN_LOCK_FILE: Final = "main.lock"
+MAIN_PROCESS_FILE: Final = "main.pid"
+MAIN_LOG_FILE: Final = "main.log"
+VERSION: Final = 1
+FILE_BYTES_MAX: Final = 1 << 20
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a whole file, or leave the old one, even if the machine stops now. Raises Misuse if it cannot."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise Misuse(
+            f"The file {path} cannot be written ({error.strerror}); the old one, if any, is as it was."
+        ) from None
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_bounded(path: Path, what: str, *, bytes_max: int = FILE_BYTES_MAX) -> bytes:
+    """The file's bytes; Misuse when it cannot be read or has more than `bytes_max`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+    except OSError as error:
+        raise Misuse(f"The {what} {path} cannot be read ({error.strerror}); nothing was changed.") from None
+    if len(data) > bytes_max:
+        raise Misuse(f"The {what} {path} has more than {bytes_max} bytes: it is another file; nothing was changed.")
+    return data
+
+
+# The key --------------------------------------------------------------------------------------------------
+
+
+def new_key(path: Path) -> Authority:
+    """Draw an authority key and write it to a file that must not exist. Raises Misuse; never overwrites."""
+    authority = _draw_authority()
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(authority.private_key.hex().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_directory(path.parent)
+    except FileExistsError:
+        raise Misuse(
+            f"The file {path} exists and was left as it is: a lost key is a lost array. Choose another name, or move "
+            "that file away first."
+        ) from None
+    except OSError as error:
+        raise Misuse(f"The key file {path} cannot be written ({error.strerror}); there is no new key.") from None
+    return authority
+
+
+def _draw_authority() -> Authority:
+    while True:
+        try:
+            return Authority(os.urandom(32))
+        except Misuse:  # not a secp256k1 scalar, once in 2^128 draws
+            continue
+
+
+def read_key(path: Path) -> Authority:
+    """The authority whose key the file holds: 64 hexadecimal digits, readable by the owner only. Raises Misuse."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read(256)
+    except OSError as error:
+        raise Misuse(
+            f"The key file {path} cannot be read ({error.strerror}); nothing was started. Without the key the array "
+            "cannot be opened: bring the file back from your copy."
+        ) from None
+    if mode & 0o077:
+        raise Misuse(
+            f"The key file {path} can be read by others than its owner (mode {mode:04o}); nothing was started. Run "
+            f"`chmod 600 {path}`, and make a new key and array if somebody may have read it."
+        )
+    match = re.fullmatch(rb"([0-9a-fA-F]{64})\s*", data)
+    if match is None:
+        raise Misuse(
+            f"The key file {path} does not hold 32 bytes as 64 hexadecimal digits; nothing was started. Use the file "
+            "that `perdure key new` made."
+        )
+    return Authority(bytes.fromhex(match[1].decode()))
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in the file. Raises Misuse that names the file and the key at fault."""
+    data = read_bounded(path, "policy file")
+    try:
+        return Policy.from_json(data)
+    except Misuse as error:
+        raise Misuse(
+            f"In {path}: {error} Nothing was changed; bring back the file the array was created with."
+        ) from None
+
+
+# The record -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRecord:
+    """What `create` made. `instances` are hexadecimal, in the order of the seats; `policy_file` is a name, no path."""
+
+    array_id: str
+    k: int
+    n: int
+    size_bytes: int
+    instances: tuple[str, ...]
+    policy_file: str
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, genesis: Genesis, policy_file: Path) -> ArrayRecord:
+        """The record of a new array."""
+        shape = genesis.geometry
+        instances = tuple(instance.hex() for instance in genesis.instances)
+        return cls(genesis.array_id.hex(), shape.k, shape.n, shape.size_bytes, instances, policy_file.name)
+
+    def write(self, directory: Path) -> None:
+        """Write `array.json`."""
+        write_atomic(directory / ARRAY_FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def read_record(directory: Path) -> ArrayRecord | None:
+    """The record in `array.json`, None if there is no such file. Raises Misuse."""
+    path = directory / ARRAY_FILE
+    if not path.exists():
+        return None
+    try:
+        return _record(json.loads(read_bounded(path, "record")))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise Misuse(
+            f"The record {path} is damaged; the array itself is not. Move the file away: the id in the configuration "
+            "is what counts."
+        ) from None
+
+
+def _record(value: Any) -> ArrayRecord:  # noqa: ANN401  (JSON)
+    instances = tuple(str(instance) for instance in value["instances"])
+    record = ArrayRecord(**{**value, "instances": instances})
+    numbers = (record.k, record.n, record.size_bytes)
+    if record.version != VERSION or not re.fullmatch("[0-9a-f]{64}", record.array_id):
+        raise ValueError("another version, or no id")
+    if any(type(number) is not int for number in numbers):
+        raise TypeError("numbers are whole")
+    return record

@@ -1,0 +1,315 @@
+"""The one configuration file, `perdure.toml`. Strict: a key that is unknown, missing or of a wrong type is an error.
+
+What is trusted: the key file, the array's id and the policy file. They belong to the developers and the authority;
+the id is a hash that covers k, n, the size, the authority's public key, the policy and the first disks. Everything
+else in the file is a hint by whoever owns the machine: a wrong one can keep the array closed, never falsify it.
+Relative paths, those in `unix:` addresses too, start at the file's own directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from perdure.disk import address as disk_address
+from perdure.errors import Misuse
+
+NAME: Final = "perdure.toml"
+CONFIG_BYTES_MAX: Final = 1 << 20
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""What Linux allows for the path of a Unix socket (`sun_path` has 108 bytes, the last one zero)."""
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE: Final = re.compile(r"([0-9]{1,19})(?:([KMGT])(?:i?B)?)?")
+
+
+class Attest(StrEnum):
+    """When evidence is asked for beside mounts and first touches: at each flush, or with every read too (slow)."""
+
+    FLUSH = "flush"
+    EVERY_READ = "every-read"
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySection:
+    """Which array. `array_id` is None until `create` has made one; k is `threshold`, n is `disks`."""
+
+    array_id: bytes | None
+    key_file: Path
+    policy_file: Path
+    disks: int
+    threshold: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSection:
+    """How it is presented; times in milliseconds (see `perdure.api.Settings`)."""
+
+    listen: str
+    control: Path
+    attest: Attest
+    dead_after_ms: int
+    answer_ms_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration, paths absolute. `addresses` are in the order of the seats when `create` runs."""
+
+    path: Path
+    array: ArraySection
+    addresses: tuple[str, ...]
+    serve: ServeSection
+
+    @property
+    def directory(self) -> Path:
+        """Where the file is, and with it the artefacts."""
+        return self.path.parent
+
+
+def load(path: Path) -> Config:
+    """Read the file; raises Misuse whose one sentence names the file, and the key if one is at fault."""
+    path = path.absolute()
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise Misuse(
+            f"The configuration {path} cannot be read ({error.strerror}); nothing was changed. Name another with "
+            "--config or --directory, or let `perdure up` make one."
+        ) from None
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> Config:
+    """The same for bytes that were read from `path`."""
+    if len(data) > CONFIG_BYTES_MAX:
+        raise Misuse(f"{path} has more than {CONFIG_BYTES_MAX} bytes: it is no configuration. Nothing was changed.")
+    try:
+        document = tomllib.loads(data.decode())
+        return _config(document, path)
+    except UnicodeDecodeError:
+        raise Misuse(f"In {path}: it is not UTF-8 text. Nothing was changed; correct the file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Misuse(f"In {path}: it is not TOML: {error}. Nothing was changed; correct the file.") from None
+    except Misuse as error:
+        raise Misuse(f"In {path}: {error}. Nothing was changed; correct the file.") from None
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `4096`, `256M`, `1GiB`; K, M, G and T are powers of 1,024. Raises Misuse."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise Misuse(f"{text!r:.80} is not a size; write a number of bytes, or one with K, M, G or T as in 256M")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _config(document: Mapping[str, Any], path: Path) -> Config:
+    readers: dict[str, Callable[[object], Any]] = {"array": _table, "disks": _table, "serve": _table}
+    tables = _read(document, "", readers)
+    base = path.parent
+    array = _read(
+        tables["array"],
+        "array",
+        {"id": _id, "key-file": _text, "policy-file": _text, "disks": _count, "threshold": _count, "size": _size},
+        optional={"id"},
+    )
+    disks = _read(tables["disks"], "disks", {"addresses": _addresses})
+    serve = _read(
+        tables["serve"],
+        "serve",
+        {"listen": _listen, "control": _text, "attest": _attest, "dead-after-ms": _count, "answer-ms-max": _count},
+    )
+    return Config(
+        path=path,
+        array=ArraySection(
+            array.get("id"),
+            base / array["key-file"],
+            base / array["policy-file"],
+            array["disks"],
+            array["threshold"],
+            array["size"],
+        ),
+        addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
+        serve=ServeSection(
+            absolute_address(serve["listen"], base),
+            base / serve["control"],
+            serve["attest"],
+            serve["dead-after-ms"],
+            serve["answer-ms-max"],
+        ),
+    )
+
+
+def absolute_address(address: str, base: Path) -> str:
+    """`address` with the path of a Unix socket made absolute. Raises Misuse when Linux could not take the path."""
+    kind, _, path = address.partition(":")
+    if kind != "unix":
+        return address
+    absolute = base / path
+    if len(bytes(absolute)) > SOCKET_PATH_BYTES_MAX:
+        raise Misuse(
+            f"The socket path {absolute} is longer than the {SOCKET_PATH_BYTES_MAX} bytes that Linux allows; use a "
+            "directory with a shorter name"
+        )
+    return f"unix:{absolute}"
+
+
+# Reading one key ------------------------------------------------------------------------------------------
+
+
+def _read(
+    table: Mapping[str, Any],
+    name: str,
+    readers: Mapping[str, Callable[[object], Any]],
+    optional: frozenset[str] | set[str] = frozenset(),
+) -> dict[str, Any]:
+    """The values of a table, each through its reader. Unknown before missing: a misspelt key is both."""
+    for key in table:
+        if key not in readers:
+            near = difflib.get_close_matches(key, readers, n=1, cutoff=0.5)
+            known = f"did you mean '{near[0]}'?" if near else f"the keys there are {', '.join(readers)}"
+            raise Misuse(f"{_where(name, key)} is not a key that Perdure knows ({known})")
+    for key in readers:
+        if key not in table and key not in optional:
+            raise Misuse(f"{_where(name, key)} is missing")
+    values = {}
+    for key, value in table.items():
+        try:
+            values[key] = readers[key](value)
+        except Misuse as error:
+            raise Misuse(f"{_where(name, key)} {error}") from None
+    return values
+
+
+def _where(name: str, key: str) -> str:
+    return f"'{name}.{key}'" if name else f"the table [{key}]"
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise Misuse("must be a table")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise Misuse("must be text that is not empty")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise Misuse("must be a whole number above 0")
+    return value
+
+
+def _size(value: object) -> int:
+    if type(value) is int and 0 < value < 1 << 63:
+        return value
+    if not isinstance(value, str):
+        raise Misuse('must be a size: a number of bytes, or text such as "256M"')
+    try:
+        return parse_size(value)
+    except Misuse as error:
+        raise Misuse(f"must be a size, but {error}") from None
+
+
+def _id(value: object) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise Misuse("must be the array's id as `create` printed it: 64 hexadecimal digits, lower case")
+    return bytes.fromhex(value)
+
+
+def _attest(value: object) -> Attest:
+    if value not in tuple(Attest):
+        raise Misuse(f"must be one of {', '.join(repr(str(kind)) for kind in Attest)}")
+    return Attest(str(value))
+
+
+def _listen(value: object) -> str:
+    kind, _, place = _text(value).partition(":")
+    if kind not in ("unix", "tcp") or not place:
+        raise Misuse("must be an address to serve at: unix:PATH or tcp:HOST:PORT")
+    return str(value)
+
+
+def _addresses(value: object) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise Misuse("must be a list of addresses that is not empty")
+    for item in value:
+        try:
+            disk_address.parse(item)
+        except ValueError as error:
+            raise Misuse(f"has {error}") from None
+    if len(set(value)) != len(value):
+        raise Misuse("names an address twice")
+    return value
+
+
+# Writing --------------------------------------------------------------------------------------------------
+
+
+def template(
+    *, disks: int, threshold: int, size: str, addresses: tuple[str, ...], listen: str, dead_after_ms: int
+) -> str:
+    """The commented file that `up` writes; without an id, which `create` adds."""
+    lines = "".join(f'    "{address}",\n' for address in addresses)
+    return _TEMPLATE.format(
+        disks=disks, threshold=threshold, size=size, addresses=lines, listen=listen, dead_after_ms=dead_after_ms
+    )
+
+
+def with_value(text: str, table: str, key: str, value: str) -> str:
+    """`text` with `key = "value"` in `[table]`, comments kept: in place of the key's line, else first in the table.
+
+    Raises Misuse when the file is written in a way that this cannot change; then the user must write the line.
+    """
+    line, lines = f'{key} = "{value}"', text.splitlines()
+    try:
+        start = next(at for at, found in enumerate(lines) if re.fullmatch(rf"\s*\[{table}\]\s*(#.*)?", found)) + 1
+        end = next((at for at in range(start, len(lines)) if re.match(r"\s*\[", lines[at])), len(lines))
+        place = next((at for at in range(start, end) if re.match(rf"\s*{key}\s*=", lines[at])), None)
+        lines[start if place is None else place : start if place is None else place + 1] = [line]
+        changed = "\n".join(lines) + "\n"
+        before, after = tomllib.loads(text), tomllib.loads(changed)
+        before[table][key] = value
+        if before == after:
+            return changed
+    except (StopIteration, tomllib.TOMLDecodeError, KeyError, TypeError):
+        pass  # whatever is odd about the file, the sentence below says what to do
+    raise Misuse(f"The line `{line}` cannot be put into [{table}] of the configuration; write it there yourself.")
+
+
+_TEMPLATE: Final = """\
+# Perdure's configuration. Relative paths start at this file's directory.
+
+[array]
+# The trusted inputs are three: the key, the array's id and the policy. The id is a hash over k, n, the size, the
+# authority's public key, the policy and the first disks; so another policy or another array under this id is refused.
+# `create` writes `id` here. Keep a copy of it and of the key elsewhere: they are what you bring to another machine.
+key-file = "authority.key"        # 32 bytes in hexadecimal; must be readable by its owner only
+policy-file = "policy.json"       # which hardware roots and which disk programs are accepted as evidence
+disks = {disks}                         # n: how many disks hold the array
+threshold = {threshold}                     # k: how many must be there; n - k may be lost; more than half of n
+size = "{size}"                   # what the array presents; a multiple of 4096 bytes
+
+[disks]
+# Hints by the owner of this machine: where disks may be found. Who answers there proves what it is, or is not used.
+# unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; in the order of the seats.
+addresses = [
+{addresses}]
+
+[serve]
+listen = "{listen}"          # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private
+control = "control.sock"          # where `status`, `export` and `down` find the main program
+attest = "flush"                  # "every-read": evidence with every read too; slow
+dead-after-ms = {dead_after_ms}             # a disk silent for this long is voted off; writes wait so long
+answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
+"""

@@ -1,0 +1,168 @@
+"""The main program's control socket: one JSON object a line, `{"do": "status"}` or `{"do": "stop"}`, one line back.
+
+Only the owner of the socket file (mode 0600) can connect. Whoever can is trusted with stopping the main program, and
+with nothing else: no request changes the array. Lines are bounded; anything else than these requests is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from perdure import errors
+from perdure.errors import Misuse, PerdureError, Unavailable
+
+REQUEST_BYTES_MAX: Final = 4096
+REPLY_BYTES_MAX: Final = 1 << 20
+CLIENTS_MAX: Final = 32
+
+Handler = Callable[[str], Awaitable[Mapping[str, Any]]]
+"""Carries out one verb; raises PerdureError."""
+
+
+def error_to_json(error: PerdureError) -> dict[str, Any]:
+    """How an error is written in JSON everywhere: class, sentence, exit code."""
+    return {"class": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+
+
+def error_from_json(value: Mapping[str, Any]) -> PerdureError:
+    """The error that the other side had, of the same class where this release knows it."""
+    kind, message = getattr(errors, str(value.get("class")), PerdureError), str(value.get("message"))
+    if not isinstance(kind, type) or not issubclass(kind, PerdureError) or issubclass(kind, errors.Refused):
+        kind = PerdureError
+    error = kind(message)
+    error.exit_code = int(value.get("exit_code", error.exit_code))
+    return error
+
+
+# Server ---------------------------------------------------------------------------------------------------
+
+
+class ControlServer:
+    """Answers on a Unix socket from `listen` until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the path; raises Misuse when another program answers there. Nobody is answered before `listen`."""
+        self._path = path
+        self._socket = _bind(path)
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def listen(self, handler: Handler) -> None:
+        """Begin to answer."""
+        self._handler = handler
+        self._server = await asyncio.start_unix_server(self._client, sock=self._socket, limit=REQUEST_BYTES_MAX)
+
+    async def close(self) -> None:
+        """Let the answers under way go out, then drop everything and remove the file."""
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+        if self._server is None:
+            self._socket.close()
+            return
+        self._server.close()
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=1)
+        for client in self._clients:
+            client.cancel()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+        try:
+            with suppress(ConnectionError):  # a client may leave at any time
+                await self._serve(reader, writer)
+        finally:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while len(self._clients) <= CLIENTS_MAX:
+            try:
+                line = await reader.readline()
+            except ValueError:  # longer than the limit: there is no telling where the next line starts
+                writer.write(_line({"error": error_to_json(Misuse("The control request is too long."))}))
+                await writer.drain()
+                return
+            if not line.endswith(b"\n"):
+                return
+            writer.write(_line(await self._answer(line)))
+            await writer.drain()
+
+    async def _answer(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            return await self._handler(_verb(line))
+        except PerdureError as error:
+            return {"error": error_to_json(error)}
+
+
+def _verb(line: bytes) -> str:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    if isinstance(request, dict) and request.keys() == {"do"} and isinstance(request["do"], str):
+        return str(request["do"])
+    raise Misuse('A control request is one line of JSON such as {"do": "status"}; this one was not understood.')
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _bind(path: Path) -> socket.socket:
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+            except OSError as error:
+                raise Misuse(f"Cannot tell whether a program listens at {path}: {error.strerror}.") from None
+            else:
+                raise Misuse(
+                    f"Another program answers at the control socket {path}; nothing was started. Stop it first."
+                )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        os.chmod(path, 0o600)  # before anyone can connect: that needs the listen that follows
+    except OSError as error:
+        listener.close()
+        raise Misuse(f"The control socket {path} cannot be made ({error}); nothing was started.") from None
+    listener.setblocking(False)
+    return listener
+
+
+# Client ---------------------------------------------------------------------------------------------------
+
+
+def ask(path: Path, verb: str, *, timeout_s: float = 10) -> dict[str, Any]:
+    """Send one request and return the answer. Raises Unavailable when nobody answers, or the error that came back."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout_s)
+            client.connect(str(path))
+            client.sendall(_line({"do": verb}))
+            with client.makefile("rb") as stream:
+                line = stream.readline(REPLY_BYTES_MAX)
+        reply = json.loads(line)
+    except TimeoutError:
+        raise Unavailable(
+            f"The main program does not answer at {path} within {timeout_s:.0f} s; it was left as it is. See its log."
+        ) from None
+    except (OSError, ValueError):
+        raise Unavailable(
+            f"The main program does not run (nobody answers at {path}); what was flushed is safe on the disks that "
+            "run. `perdure up` or `perdure import` mounts the array again."
+        ) from None
+    if "error" in reply:
+        raise error_from_json(reply["error"])
+    return dict(reply)

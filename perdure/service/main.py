@@ -1,0 +1,218 @@
+"""The main program as a service: mount, serve NBD, answer on the control socket, until it is told to stop.
+
+When the array fails while it runs (fenced, too few disks, a fork), the service stays: NBD requests fail, `status`
+says why, the log says so loudly. It never mounts again by itself: that is a decision for whoever runs it. The log
+goes to standard error, one line an event; no key is ever in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import uvloop
+
+from perdure.api import Host, Settings
+from perdure.array.engine import Array
+from perdure.errors import Misuse, PerdureError
+from perdure.nbd.server import NbdServer
+from perdure.nbd.server import serve as serve_nbd
+from perdure.service import artefacts, processes
+from perdure.service.config import Attest, Config
+from perdure.service.control import ControlServer
+from perdure.service.observe import observe
+from perdure.service.status import ArrayStatus
+
+WATCH_S: Final = 0.25
+"""How often the log looks for news of the disks."""
+
+logger = logging.getLogger("perdure")
+_T = TypeVar("_T")
+OnReady = Callable[[ArrayStatus], None]
+
+
+def settings_of(config: Config) -> Settings:
+    """What the array's code needs, with the key and the policy read. Raises Misuse."""
+    return Settings(
+        addresses=config.addresses,
+        private_key=artefacts.read_key(config.array.key_file).private_key,
+        policy=artefacts.read_policy(config.array.policy_file),
+        dead_after_ms=config.serve.dead_after_ms,
+        answer_ms_max=config.serve.answer_ms_max,
+        attest_every_read=config.serve.attest is Attest.EVERY_READ,
+    )
+
+
+def require_id(config: Config) -> bytes:
+    """The id of the array to mount. Raises Misuse when there is none, or `array.json` is about another array."""
+    wanted, record = config.array.array_id, artefacts.read_record(config.directory)
+    if wanted is None:
+        raise Misuse(
+            f"{config.path} names no array: `array.id` is missing; nothing was started. Write the id that `perdure "
+            "create` printed there, or create an array first."
+        )
+    if record is not None and record.array_id != wanted.hex():
+        raise Misuse(
+            f"{config.path} names array {wanted.hex()}, but {artefacts.ARRAY_FILE} beside it is about "
+            f"{record.array_id}; nothing was started. Correct whichever is wrong: the id decides which data you see."
+        )
+    return wanted
+
+
+def run(config: Config, on_ready: OnReady) -> int:
+    """Serve until SIGTERM, SIGINT or a `stop` request; return the exit code. Raises PerdureError if it cannot start.
+
+    `on_ready` is called once, when clients can connect. Only one main program runs for one directory.
+    """
+    busy = f"A main program runs in {config.directory} already; nothing was started. `perdure status` shows it."
+    with processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy):
+        array_id, settings = require_id(config), settings_of(config)
+        processes.remember(config.directory / artefacts.MAIN_PROCESS_FILE, os.getpid())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_main(config, settings, array_id, on_ready))
+        finally:
+            (config.directory / artefacts.MAIN_PROCESS_FILE).unlink(missing_ok=True)
+
+
+async def _main(config: Config, settings: Settings, array_id: bytes, on_ready: OnReady) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    control = ControlServer(config.serve.control)
+    try:
+        host = Host(settings)
+        try:
+            array = await _unless(stopping, _mount(host, array_id, config))
+            if array is None:
+                logger.info("stopped before the array was mounted; nothing was changed that the next mount needs")
+                return 0
+            return await _serve(config, host, array, control, stopping, on_ready)
+        finally:
+            await host.close()
+    finally:
+        await control.close()
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """The result of `work`, or None when the stop comes first; then `work` is cancelled."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        stop.cancel()
+        await asyncio.gather(task, stop, return_exceptions=True)
+
+
+async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
+    logger.info("mounting array %s from %d addresses", array_id.hex(), len(config.addresses))
+    array = await host.mount(array_id)
+    shape, wanted = array.geometry, config.array
+    if (shape.k, shape.n, shape.size_bytes) != (wanted.threshold, wanted.disks, wanted.size_bytes):
+        await array.close()
+        raise Misuse(
+            f"{config.path} says {wanted.threshold} of {wanted.disks} disks and {wanted.size_bytes} bytes, but the "
+            f"array was created with {shape.k} of {shape.n} and {shape.size_bytes}; it is unharmed and closed. Correct "
+            "the file: a change there does not change an array."
+        )
+    for stray in array.opened.strays:
+        logger.warning("not used: %s: %s", stray.address, stray.why)
+    return array
+
+
+async def _serve(
+    config: Config, host: Host, array: Array, control: ControlServer, stopping: asyncio.Event, on_ready: OnReady
+) -> int:
+    try:
+        nbd = await serve_nbd(array, address=config.serve.listen)
+    except PerdureError:
+        await array.close()
+        raise
+    service = Service(config, host, array, nbd, stopping)
+    watcher = asyncio.ensure_future(service.watch())
+    try:
+        await control.listen(service.handle)
+        logger.info("serving %s", nbd.uri)
+        on_ready(service.status())
+        await stopping.wait()
+        return await service.stop()
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+
+
+class Service:
+    """A mounted array with its faces."""
+
+    def __init__(self, config: Config, host: Host, array: Array, nbd: NbdServer, stopping: asyncio.Event) -> None:
+        self._config = config
+        self._host = host
+        self._array = array
+        self._nbd = nbd
+        self._stopping = stopping
+        self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
+
+    def status(self) -> ArrayStatus:
+        """The array as it is now."""
+        return observe(self._array, self._config.addresses, self._host.runtime.now_ms(), self._nbd.uri)
+
+    async def handle(self, verb: str) -> Mapping[str, Any]:
+        """One control request. `stop` answers when everything is home, or with the error that prevented it."""
+        if verb == "status":
+            return self.status().to_json()
+        if verb == "stop":
+            logger.info("told to stop")
+            self._stopping.set()
+            error = await asyncio.shield(self._stopped)
+            if error is not None:
+                raise error
+            return {"stopped": True}
+        raise Misuse(f"The main program knows 'status' and 'stop', not {verb!r:.80}.")
+
+    async def stop(self) -> int:
+        """Answer what NBD clients asked, flush, bring everything home, let go of the disks; return the exit code."""
+        error = await self._close()
+        self._stopped.set_result(error)
+        if error is None:
+            logger.info("stopped; everything written is on the disks")
+            return 0
+        logger.error("stopped, but not cleanly: %s", error)
+        return error.exit_code
+
+    async def _close(self) -> PerdureError | None:
+        await self._nbd.close()
+        if self._array.committer.failure is None:
+            try:
+                await self._array.close()
+            except PerdureError as error:
+                return error
+        else:
+            self._array.abandon()
+        return self._array.committer.failure
+
+    async def watch(self) -> None:
+        """Log every change of a disk or of the array, until the array ends."""
+        before: dict[int, str] = {disk.seat: disk.state for disk in self.status().disks}
+        while True:
+            await asyncio.sleep(WATCH_S)
+            status = self.status()
+            for disk in status.disks:
+                if before[disk.seat] != disk.state:
+                    logger.warning("disk in seat %d (%s): %s", disk.seat, disk.address, disk.state)
+                    before[disk.seat] = disk.state
+            if status.failure is not None:
+                logger.critical("THE ARRAY HAS STOPPED (%s): %s", status.state, status.failure["message"])
+                return
+
+
+def log_to_stderr() -> None:
+    """One line an event."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)

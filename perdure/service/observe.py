@@ -1,0 +1,148 @@
+"""The status of an array, made from the engine's own state: it looks and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from perdure.array.engine import Array
+from perdure.array.session import Health, Session
+from perdure.errors import Clone, Fenced, Fork, PerdureError, Unavailable
+from perdure.service.control import error_to_json
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
+
+
+def observe(array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str) -> ArrayStatus:
+    """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
+    disks = _disks(array, addresses, now_ms)
+    alive_count = sum(disk.state in (DiskState.ONLINE, DiskState.SUSPECT) for disk in disks)
+    failure, shape = array.committer.failure, array.geometry
+    survives = max(0, alive_count - shape.k) if failure is None else 0
+    state = _state(failure, disks)
+    version = array.members.roster.version
+    return ArrayStatus(
+        array_id=array.array_id.hex(),
+        state=state,
+        k=shape.k,
+        n=shape.n,
+        size_bytes=shape.size_bytes,
+        disks=disks,
+        losses_survived=survives,
+        summary=_summary(disks),
+        roster_version=f"{version.epoch.hex()}.{version.counter}",
+        dirty_sectors=array.cache.dirty_sectors,
+        tags_known=array.reader.tags.known_count,
+        journal_last=array.committer.last,
+        strays=tuple({"address": stray.address, "reason": str(stray.why)} for stray in array.opened.strays),
+        nbd_uri=nbd_uri,
+        action=_action(state, survives, disks),
+        failure=None if failure is None else error_to_json(failure),
+        exit_code=state.exit_code if failure is None else failure.exit_code,
+    )
+
+
+def _state(failure: PerdureError | None, disks: Sequence[DiskStatus]) -> State:
+    if isinstance(failure, Fenced):
+        return State.FENCED
+    if failure is not None:
+        return State.FORKED if failure.exit_code == Fork.exit_code else State.UNUSABLE
+    return State.ONLINE if all(disk.state is DiskState.ONLINE for disk in disks) else State.DEGRADED
+
+
+def _summary(disks: Sequence[DiskStatus]) -> str:
+    """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one."""
+    return "[" + "".join("U" if disk.state in (DiskState.ONLINE, DiskState.SUSPECT) else "_" for disk in disks) + "]"
+
+
+# Seats ----------------------------------------------------------------------------------------------------
+
+
+def _disks(array: Array, addresses: Sequence[str], now_ms: int) -> tuple[DiskStatus, ...]:
+    sessions = dict(array.members)
+    in_use = {session.channel.address for session in sessions.values()}
+    seats = []
+    for seat in range(array.geometry.n):
+        session = sessions.get(seat)
+        if session is not None:
+            seats.append(_member(array, seat, session, now_ms))
+        else:
+            hint = addresses[seat] if seat < len(addresses) and addresses[seat] not in in_use else None
+            seats.append(_departed(array, seat, hint))
+    return tuple(seats)
+
+
+def _member(array: Array, seat: int, session: Session, now_ms: int) -> DiskStatus:
+    attested = session.attested
+    if session.lost is not None:
+        state = _state_of(session.lost)
+    else:
+        state = DiskState.ONLINE if session.health is Health.ONLINE else DiskState.SUSPECT
+    return DiskStatus(
+        seat=seat,
+        instance=session.instance.hex(),
+        address=session.channel.address,
+        state=state,
+        errors=_counters(array, session.instance),
+        platform=None if attested is None else str(attested.platform),
+        module_id=None if attested is None else attested.module_id,
+        evidence_age_ms=None if attested is None else now_ms - session.attested_ms,
+    )
+
+
+def _departed(array: Array, seat: int, address: str | None) -> DiskStatus:
+    """An empty seat: who held it, and what is found at the address where it was expected."""
+    held = [gone.instance for gone in array.members.roster.departed if gone.seat == seat]
+    instance = held[-1] if held else None
+    verdicts = [array.members.lost[instance]] if instance in array.members.lost else []
+    verdicts += [stray.why for stray in array.opened.strays if stray.address == address]
+    state = _state_of(verdicts[0]) if verdicts else DiskState.DEAD
+    return DiskStatus(
+        seat=seat,
+        instance=None if instance is None else instance.hex(),
+        address=address,
+        state=DiskState.MISSING if instance is None else state,
+        errors=_counters(array, instance),
+    )
+
+
+def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:
+    found = array.members.errors.get(instance) if instance is not None else None
+    return {"read": 0, "write": 0, "checksum": 0} if found is None else asdict(found)
+
+
+def _state_of(verdict: PerdureError) -> DiskState:
+    if isinstance(verdict, Clone):
+        return DiskState.CLONE
+    # The core has no class of its own for a disk that was restarted; its two sentences about one have this word.
+    is_blank = isinstance(verdict, Unavailable) and " blank: " in str(verdict)
+    return DiskState.BLANK if is_blank else DiskState.DEAD
+
+
+# Advice ---------------------------------------------------------------------------------------------------
+
+
+def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
+    match state:
+        case State.ONLINE:
+            return "None is needed."
+        case State.DEGRADED if survives:
+            gone = sum(disk.state not in (DiskState.ONLINE, DiskState.SUSPECT) for disk in disks)
+            what = f"{gone} of {len(disks)} disks are gone" if gone else "a disk is silent, and writes wait for it"
+            return f"Everything flushed is safe: {what}, and {survives} more may be lost. Keep the others running."
+        case State.DEGRADED:
+            return (
+                "Everything flushed is safe, but one more loss closes the array for good: copy what matters elsewhere "
+                "now, for instance with `nbdcopy`."
+            )
+        case State.UNUSABLE:
+            return (
+                "Nothing older is served. Make disks that still run reachable, stop this main program with `perdure "
+                "export` or `perdure down`, and mount again; what an ended disk held in its RAM is gone."
+            )
+        case State.FENCED:
+            return "Another main program owns the array now. Stop this one with `perdure export` or `perdure down`."
+        case _:
+            return (
+                "A host showed disks from another history. Stop this main program, keep its log, and do not trust that "
+                "host; what a FLUSH covered is on the honest disks."
+            )

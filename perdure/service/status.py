@@ -1,0 +1,93 @@
+"""The form of what the main program says of its array: one versioned JSON object.
+
+It is for people and scripts on this machine. Nothing in it is evidence; addresses in it are hints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from perdure.errors import Fork, Misuse
+
+VERSION: Final = 1
+
+
+class State(StrEnum):
+    """Of the array. What each means for a script is `exit_code`."""
+
+    ONLINE = "online"
+    DEGRADED = "degraded"
+    UNUSABLE = "unusable"
+    FENCED = "fenced"
+    FORKED = "forked"
+
+    @property
+    def exit_code(self) -> int:
+        """0 healthy, 1 degraded, 2 unusable, 3 evidence of rollback or cloning."""
+        return {State.ONLINE: 0, State.DEGRADED: 1, State.UNUSABLE: 2}.get(self, Fork.exit_code)
+
+
+class DiskState(StrEnum):
+    """Of one seat: a member that answers, one that is silent, or why the seat is empty."""
+
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    BLANK = "blank"
+    CLONE = "clone"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatus:
+    """One seat. `instance` is hexadecimal; what is not known is None; `evidence_age_ms` is since its last evidence."""
+
+    seat: int
+    instance: str | None
+    address: str | None
+    state: DiskState
+    errors: Mapping[str, int]
+    platform: str | None = None
+    module_id: str | None = None
+    evidence_age_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayStatus:
+    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries."""
+
+    array_id: str
+    state: State
+    k: int
+    n: int
+    size_bytes: int
+    disks: tuple[DiskStatus, ...]
+    losses_survived: int
+    summary: str
+    roster_version: str
+    dirty_sectors: int
+    tags_known: int
+    journal_last: int
+    strays: tuple[Mapping[str, str], ...]
+    nbd_uri: str
+    action: str
+    failure: Mapping[str, Any] | None
+    exit_code: int
+    version: int = VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `status --json` prints."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ArrayStatus:
+        """Read what a main program of this release said; raises Misuse for another's."""
+        if value.get("version") != VERSION:
+            raise Misuse(
+                "The main program is of another release than this command; restart it with `perdure down`, `up`."
+            )
+        disks = tuple(DiskStatus(**{**disk, "state": DiskState(disk["state"])}) for disk in value["disks"])
+        return cls(**{**value, "state": State(value["state"]), "disks": disks, "strays": tuple(value["strays"])})

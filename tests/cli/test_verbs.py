@@ -1,0 +1,258 @@
+"""Every verb: its help, its --json, its one sentence when something is wrong."""
+
+import json
+import shlex
+import stat
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from perdure.array.commands import Authority
+from perdure.cli.main import cli, run
+from perdure.cli.options import Verb
+from perdure.image import eif
+from perdure.image.build import build_simulated
+from perdure.simtee.nsm import SimulatedNsm
+from perdure.simtee.pki import SimulatedRoot
+from tests.cli.rig import perdure
+from tests.evidence import support
+
+AT = "2023-11-14T22:13:20Z"
+"""The second in which the support module's simulated enclave signs."""
+
+
+def verbs(group=cli, path=()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+VERBS = dict(verbs())
+
+
+@pytest.fixture
+def invoke(capsys):
+    """Run a verb in this process through the same entry as the program's; exit code, output, errors."""
+
+    def invoke(*words):
+        code = run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return invoke
+
+
+def test_the_verbs_are_these():
+    assert {" ".join(path) for path in VERBS} == {
+        "up",
+        "down",
+        "create",
+        "import",
+        "export",
+        "serve",
+        "status",
+        "disk run",
+        "image build",
+        "image measure",
+        "key new",
+        "evidence verify",
+    }
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_help_has_an_example_that_parses(path):
+    command = VERBS[path]
+    assert isinstance(command, Verb)
+    shown = CliRunner().invoke(cli, [*path, "--help"]).output
+    assert "Example:" in shown
+    assert "--json" in shown
+    for line in command.example.replace("\\\n", " ").splitlines():
+        assert " ".join(line.split()) in " ".join(shown.replace("\\\n", " ").split())
+        words = shlex.split(line)
+        assert tuple(words[: len(path) + 1]) == ("perdure", *path)
+        command.make_context("perdure", words[len(path) + 1 :])
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_options_are_kebab_case(path):
+    options = [option for parameter in VERBS[path].params for option in parameter.opts if option.startswith("--")]
+    assert options
+    assert all(option == option.lower() and "_" not in option for option in options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["up", "--json", "--size", "5000", "--directory", "D"],
+        ["down", "--json", "--directory", "D"],
+        ["create", "--json", "--config", "F"],
+        ["import", "--json", "--config", "F"],
+        ["export", "--json", "--config", "F"],
+        ["serve", "--json", "--config", "F"],
+        ["status", "--json", "--config", "F"],
+        ["disk", "run", "--json", "--image", "F", "--listen", "unix:s", "--size", "4096", "--root-directory", "D"],
+        ["image", "build", "--json", "--platform", "simulated", "--public-key", "zz", "-o", "F"],
+        ["image", "measure", "--json", "F"],
+        ["key", "new", "--json", "-o", "missing/F"],
+        ["evidence", "verify", "--json", "--platform", "nitro", "--at", AT, "F"],
+        ["nonsense", "--json"],
+        ["up", "--json", "--nonsense"],
+    ],
+    ids=lambda words: " ".join(word for word in words[:2]),
+)
+def test_an_error_is_one_sentence_and_an_object(invoke, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = invoke(*words)
+    assert code == 2
+    assert json.loads(out)["error"] == {
+        "class": "Misuse",
+        "message": err.removeprefix("perdure: ").strip(),
+        "exit_code": 2,
+    }
+    assert err.startswith("perdure: ")
+    assert err.count("\n") == 1
+    assert err.rstrip().endswith(".")
+
+
+def test_a_defect_is_one_sentence_with_a_file(invoke, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("perdure.service.artefacts.read_bounded", broken)
+    code, out, err = invoke("image", "measure", "x")
+    assert (code, out) == (2, "")
+    assert "This is a defect in Perdure (ZeroDivisionError('on purpose'))" in err
+    path = err.rstrip().rstrip(".").rpartition(" ")[2]
+    with open(path) as file:
+        assert "Traceback" in file.read()
+
+
+def test_the_installed_command_runs():
+    assert perdure("--version").out.startswith("perdure, version ")
+
+
+# Keys and images ------------------------------------------------------------------------------------------
+
+
+def test_a_new_key_is_for_its_owner_and_never_overwrites(invoke, tmp_path):
+    path = tmp_path / "authority.key"
+    code, out, _ = invoke("key", "new", "--json", "-o", path)
+    assert code == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = path.read_text()
+    assert key.strip() not in out
+    assert Authority(bytes.fromhex(key)).public_key.hex() == json.loads(out)["public_key"]
+    code, _, err = invoke("key", "new", "-o", path)
+    assert code == 2
+    assert "left as it is" in err
+    assert path.read_text() == key
+
+
+def test_the_image_of_a_key_file_is_that_of_its_public_key(invoke, tmp_path):
+    public_key = json.loads(invoke("key", "new", "--json", "-o", tmp_path / "key")[1])["public_key"]
+    build = ["image", "build", "--json", "--platform", "simulated"]
+    by_file = json.loads(invoke(*build, "--authority-key-file", tmp_path / "key", "-o", tmp_path / "a.eif")[1])
+    by_hex = json.loads(invoke(*build, "--public-key", public_key, "-o", tmp_path / "b.eif")[1])
+    assert (tmp_path / "a.eif").read_bytes() == (tmp_path / "b.eif").read_bytes()
+    assert (tmp_path / "a.eif").read_bytes() == build_simulated(bytes.fromhex(public_key))
+    pcrs = eif.measure(eif.parse((tmp_path / "a.eif").read_bytes()))
+    assert [by_file[name] for name in ("pcr0", "pcr1", "pcr2")] == [
+        pcr.hex() for pcr in (pcrs.pcr0, pcrs.pcr1, pcrs.pcr2)
+    ]
+    assert (
+        by_file["pcr0"]
+        == by_hex["pcr0"]
+        == json.loads(invoke("image", "measure", "--json", tmp_path / "b.eif")[1])["pcr0"]
+    )
+
+
+def test_a_policy_for_the_image_names_its_root_and_measurement(invoke, tmp_path):
+    invoke("key", "new", "-o", tmp_path / "key")
+    words = ["--authority-key-file", tmp_path / "key", "-o", tmp_path / "a.eif", "--policy", tmp_path / "policy.json"]
+    build = ["image", "build", "--json", "--platform", "simulated", *words]
+    assert "go together" in invoke(*build)[2]
+    code, out, _ = invoke(*build, "--root-directory", tmp_path / "root")
+    assert code == 0
+    policy = json.loads((tmp_path / "policy.json").read_text())
+    assert policy["measurements"] == [
+        {"root": "simulated", **{name: json.loads(out)[name] for name in ("pcr0", "pcr1", "pcr2")}}
+    ]
+    assert policy["roots"][0]["certificate"] == SimulatedRoot.load_or_create(tmp_path / "root").der.hex()
+
+
+# Evidence -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def document(tmp_path):
+    """A file with a simulated document, and a policy file that accepts it."""
+    (tmp_path / "root.der").write_bytes(support.ROOT.der)
+    (tmp_path / "policy.json").write_bytes(support.POLICY.to_json())
+    path = tmp_path / "document.cbor"
+    path.write_bytes(support_document())
+    return path
+
+
+def support_document():
+    nsm = SimulatedNsm(
+        support.ROOT, support.PCRS, support.MODULE_ID, lambda: support.NOW_MS, draw=support.seeded("cli")
+    )
+    return nsm.attest(support.COMMITMENT)
+
+
+def verify(document, *words, at=AT, platform="simulated"):
+    return ["evidence", "verify", "--json", "--platform", platform, "--at", at, *words, document]
+
+
+def test_evidence_under_a_policy(invoke, document):
+    code, out, _ = invoke(*verify(document, "--policy", document.with_name("policy.json")))
+    value = json.loads(out)
+    assert code == 0
+    assert value["report_data"] == support.COMMITMENT.hex()
+    assert value["measurement"]["pcr1"] == support.PCRS[1].hex()
+    assert (value["platform"], value["root"], value["measurement_checked"]) == ("simulated", "simulated", True)
+    assert (value["time_ms"], value["time"]) == (support.NOW_MS, "2023-11-14T22:13:20.123Z")
+
+
+def test_evidence_under_a_root_alone_leaves_the_measurement_to_the_reader(invoke, document):
+    code, out, _ = invoke(*verify(document, "--chain-root", document.with_name("root.der")))
+    assert code == 0
+    assert json.loads(out)["measurement_checked"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "error"),
+    [
+        ([], {}, "Misuse"),
+        (["--chain-root", "root.der"], {"at": "2031-01-01T00:00:00Z"}, "ExpiredEvidence"),
+        (["--chain-root", "root.der"], {"at": "yesterday"}, "Misuse"),
+        (["--chain-root", "root.der"], {"at": "2023-11-14T22:13:20"}, "Misuse"),
+        (["--chain-root", "policy.json"], {}, "Misuse"),
+        (["--policy", "policy.json"], {"platform": "nitro"}, "UntrustedRoot"),
+        ([], {"platform": "nitro"}, "UntrustedRoot"),
+    ],
+)
+def test_evidence_that_does_not_hold_has_its_error(invoke, document, monkeypatch, words, options, error):
+    monkeypatch.chdir(document.parent)
+    code, out, err = invoke(*verify(document, *words, **options))
+    assert code == 2
+    assert json.loads(out)["error"]["class"] == error
+    assert err.startswith("perdure: ")
+
+
+def test_evidence_of_another_program_is_refused_under_a_policy(invoke, document):
+    policy = document.with_name("policy.json")
+    policy.write_bytes(policy.read_bytes().replace(support.PCRS[2].hex().encode(), b"44" * 48))
+    code, out, _ = invoke(*verify(document, "--policy", policy))
+    assert (code, json.loads(out)["error"]["class"]) == (2, "WrongMeasurement")
+
+
+def test_altered_evidence_is_refused(invoke, document):
+    data = bytearray(document.read_bytes())
+    data[-1] ^= 1
+    document.write_bytes(data)
+    code, out, _ = invoke(*verify(document, "--policy", document.with_name("policy.json")))
+    assert (code, json.loads(out)["error"]["class"]) == (2, "BadSignature")

@@ -1,0 +1,144 @@
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.errors import Misuse
+from perdure.evidence.policy import SKEW_MS_MAX, Measurement, Policy, TrustedRoot
+from perdure.evidence.roots import AWS_NITRO_G1, Platform
+from perdure.simtee.pki import SimulatedRoot
+
+from .support import POLICY, ROOT, seeded
+
+AWS = TrustedRoot.builtin(AWS_NITRO_G1)
+SIMULATED = POLICY.roots[0]
+A, B = (Measurement(AWS_NITRO_G1, bytes([i]) * 48, bytes([i + 1]) * 48, bytes([i + 2]) * 48) for i in (1, 7))
+FULL = Policy((SIMULATED, AWS), (A, POLICY.measurements[0], B), skew_ms_max=5_000)
+
+
+def changed(**changes):
+    value = json.loads(FULL.to_json())
+    value.update(changes)
+    return json.dumps({key: item for key, item in value.items() if item is not ...}).encode()
+
+
+def test_the_canonical_form_survives_a_round_trip_and_has_no_choices():
+    data = FULL.to_json()
+    assert Policy.from_json(data) == FULL
+    assert Policy.from_json(data).to_json() == data
+    assert Policy.from_json(json.dumps(json.loads(data), indent=4).encode()) == FULL
+    assert b" " not in data
+    assert data.startswith(b'{"measurements":[{"pcr0":"01')
+    assert b'{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro"}' in data
+
+
+def test_order_does_not_matter_and_everything_else_changes_the_digest():
+    shuffled = Policy((AWS, SIMULATED), (B, POLICY.measurements[0], A), skew_ms_max=5_000)
+    assert shuffled == FULL
+    assert shuffled.digest() == FULL.digest()
+    others = (
+        Policy(FULL.roots, FULL.measurements, skew_ms_max=5_001),
+        Policy(FULL.roots, FULL.measurements[1:], skew_ms_max=5_000),
+        Policy((AWS,), (A, B), skew_ms_max=5_000),
+        Policy((AWS, TrustedRoot("simulated", Platform.NITRO, ROOT.der)), FULL.measurements, skew_ms_max=5_000),
+    )
+    assert len({policy.digest() for policy in (*others, FULL)}) == 5
+    assert all(len(policy.digest()) == 32 for policy in others)
+
+
+def test_the_digest_is_the_tagged_hash_of_the_canonical_form():
+    policy = Policy((AWS,), (A,), skew_ms_max=1000)
+    pcrs = ",".join(f'"pcr{index}":"{f"0{index + 1}" * 48}"' for index in range(3))
+    canonical = (
+        f'{{"measurements":[{{{pcrs},"root":"aws-nitro-g1"}}],'
+        '"roots":[{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro"}],"skew_ms_max":1000,"version":1}'
+    )
+    assert policy.to_json() == canonical.encode()
+    tag = hashlib.sha256(b"perdure/policy/1").digest()
+    assert policy.digest() == hashlib.sha256(tag + tag + canonical.encode()).digest()
+    assert policy.digest().hex() == "c1c74938aa5e7a785d2253994df43e552889c51399e28b310cfc829d9c304d2c"
+
+
+ROOTS = json.loads(FULL.to_json())["roots"]
+MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "policy is not an object"),
+        (b'{"version":1,"version":1}', "same key twice"),
+        (changed(version=2), "version is 2"),
+        (changed(version=True), "version is True"),
+        (changed(version=...), "lacks the key 'version'"),
+        (changed(extra=1), "unknown key 'extra'"),
+        (changed(skew_ms_max=0), "skew_ms_max"),
+        (changed(skew_ms_max=SKEW_MS_MAX + 1), "skew_ms_max"),
+        (changed(skew_ms_max=1.5), "skew_ms_max"),
+        (changed(skew_ms_max=True), "skew_ms_max"),
+        (changed(skew_ms_max="1"), "skew_ms_max"),
+        (changed(roots={}), "roots is not a list"),
+        (changed(roots=[1]), r"roots\[0\] is not an object"),
+        (changed(roots=[{**ROOTS[0], "kind": "other"}]), r"roots\[0\].kind"),
+        (changed(roots=[{**ROOTS[0], "kind": []}]), r"roots\[0\].kind"),
+        (changed(roots=[{**ROOTS[0], "certificate": "00"}]), "unknown key 'certificate'"),
+        (changed(roots=[{**ROOTS[0], "name": "aws-nitro-g9"}]), "no built-in root 'aws-nitro-g9'"),
+        (changed(roots=[{**ROOTS[0], "platform": "simulated"}]), r"roots\[0\].platform is 'simulated'"),
+        (changed(roots=[{**ROOTS[1], "platform": "sgx"}]), r"roots\[0\].platform 'sgx'"),
+        (changed(roots=[{**ROOTS[1], "platform": None}]), r"roots\[0\].platform is not text"),
+        (changed(roots=[{**ROOTS[1], "name": "Simulated"}]), "'Simulated'"),
+        (changed(roots=[{**ROOTS[1], "name": AWS_NITRO_G1}]), "belongs to a built-in root"),
+        (changed(roots=[{**ROOTS[1], "certificate": "00"}]), "certificate of root simulated"),
+        (changed(roots=[{**ROOTS[1], "certificate": "0"}]), r"roots\[0\].certificate"),
+        (changed(roots=[{**ROOTS[1], "certificate": ""}]), r"roots\[0\].certificate"),
+        (changed(roots=[*ROOTS, ROOTS[0]]), "names a root twice"),
+        (changed(roots=[*ROOTS, {**ROOTS[1], "name": "again"}]), "names a root twice"),
+        (changed(roots=ROOTS[:1]), "under root 'simulated'"),
+        (changed(measurements=[MEASUREMENTS[0]] * 2), "measurement twice"),
+        (changed(measurements=[{**MEASUREMENTS[0], "pcr1": "00"}]), r"measurements\[0\].pcr1"),
+        (changed(measurements=[{**MEASUREMENTS[0], "pcr1": "AB" * 48}]), r"measurements\[0\].pcr1"),
+        (changed(measurements=[{**MEASUREMENTS[0], "pcr1": 7}]), r"measurements\[0\].pcr1"),
+        (changed(measurements=[{**MEASUREMENTS[0], "pcr3": "00" * 48}]), "unknown key 'pcr3'"),
+        (changed(measurements=[{"root": "simulated"}]), "lacks the key 'pcr0'"),
+        (changed(measurements=[{**MEASUREMENTS[0], "root": "nobody"}]), "under root 'nobody'"),
+    ],
+)
+def test_refuses_and_names_what_is_wrong(data, what):
+    with pytest.raises(Misuse, match=what):
+        Policy.from_json(data)
+
+
+@given(st.binary(max_size=60) | st.integers(0, len(FULL.to_json()) - 1).map(lambda n: FULL.to_json()[:n]))
+def test_any_bytes_are_a_policy_or_misuse(data):
+    with pytest.raises(Misuse):
+        Policy.from_json(data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "kind", "root"]), inner),
+)
+
+
+@given(st.sampled_from(["version", "roots", "measurements", "skew_ms_max"]), json_values)
+def test_any_value_of_a_key_is_read_or_misuse(key, value):
+    try:
+        Policy.from_json(changed(**{key: value}))
+    except Misuse:
+        return
+
+
+def test_a_root_is_found_by_its_very_bytes_alone():
+    assert FULL.root_of(ROOT.der) is SIMULATED
+    assert FULL.root_of(ROOT.der + b"\0") is None
+    assert FULL.root_of(SimulatedRoot.create(seeded("other")).der) is None
+
+
+def test_a_measurement_has_three_whole_pcrs():
+    with pytest.raises(Misuse):
+        Measurement("simulated", bytes(48), bytes(48), bytes(32))

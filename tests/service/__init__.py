@@ -1,0 +1,1 @@
+"""Tests of the main program's configuration, files, processes and control socket."""
