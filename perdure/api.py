@@ -39,7 +39,7 @@ class Settings:
     """What a main program is given. `addresses` are hints from the host; everything else is trusted.
 
     `dead_after_ms`: how long a disk may be silent before it is voted off; until then writes wait for it.
-    `attest_every_read`: ask for evidence with every fragment read, not only with tags (slow; the founding rule).
+    `attest_every_read`: ask for evidence with every fragment read, not only with tags (slow).
     """
 
     addresses: tuple[str, ...]

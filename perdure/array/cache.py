@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from perdure.array.geometry import ENTRY_SECTORS_MAX, ENTRY_TRIMS_MAX, SECTOR_BYTES, Run
+from perdure.array.geometry import ENTRY_SECTORS_MAX, ENTRY_TRIMS_MAX, SECTOR_BYTES, TRIM_SECTORS_MAX, Run
 from perdure.array.ports import Buffer
 
 ZERO_SECTOR = bytes(SECTOR_BYTES)
@@ -34,6 +34,10 @@ class Batch:
     def is_full(self) -> bool:
         """Whether one entry can take no more."""
         return len(self.writes) >= ENTRY_SECTORS_MAX or len(self.trims) >= ENTRY_TRIMS_MAX
+
+    def has_room_to_trim(self, count: int) -> bool:
+        """Whether one entry may trim `count` sectors more."""
+        return sum(run.count for run in self.trims) + count <= TRIM_SECTORS_MAX
 
     def find(self, index: int) -> Buffer | None:
         """Sector `index` as this batch leaves it, None if it does not touch it."""
@@ -93,6 +97,9 @@ class WriteCache:
 
     def trim(self, run: Run) -> None:
         """Zero a run; it must not be longer than one entry may trim."""
+        assert 0 < run.count <= TRIM_SECTORS_MAX  # a disk refuses an empty operation, and the whole entry with it
+        if not self._open.has_room_to_trim(run.count):
+            self._close()
         self._open.trim(run)
         self._close_if_full()
 

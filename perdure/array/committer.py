@@ -23,11 +23,11 @@ from perdure.array import journal, sealing
 from perdure.array.cache import Batch, WriteCache
 from perdure.array.create import Opened
 from perdure.array.erasure import Code
-from perdure.array.geometry import HEAD_AREA, ROSTER_AREA, SLOTS
+from perdure.array.geometry import HEAD_AREA, ROSTER_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event, Runtime
-from perdure.array.roster import Roster, Version
+from perdure.array.roster import Version
 from perdure.array.tags import TagTable
 from perdure.errors import Fenced, Fork, PerdureError, Unavailable
 
@@ -170,9 +170,12 @@ class Committer:
 
     def _send(self, batch: Batch | None, *, evidence: bool, waiters: list[Waiter]) -> None:
         ops: list[bytes] = []
-        for number in range(self._applied_sent + 1, self._proved + 1):
-            ops += journal.apply_ops(self._geometry, self._entries[number][0])
-        self._applied_sent = self._proved
+        trimmed = 0
+        while self._applied_sent < self._proved and trimmed <= TRIM_SECTORS_MAX:
+            self._applied_sent += 1
+            entry = self._entries[self._applied_sent][0]
+            ops += journal.apply_ops(self._geometry, entry)
+            trimmed += sum(run.count for run in entry.trims)
         prefix: Buffer = b""
         columns: Sequence[Buffer] = [b""] * self._geometry.n
         if batch is not None:
@@ -271,19 +274,22 @@ class Committer:
             counter += 1
             target = self._members.roster.without(gone, Version(self._epoch, counter), self._last, self._applied_proved)
             # Rule 4: PROPOSE on all of P; P has at least k of C. The base stays in force if one of them dies now.
-            if await self._on_all(survivors, _propose_ops(self._geometry.next_start), target):
+            base, place = self._members.roster, self._geometry.current_start
+            proposing = [journal.write(place, 2 * ROSTER_AREA)]
+            if await self._on_all(survivors, proposing, (base.encode(), target.encode())):
                 # Rule 5: once a member has activated, the target is the base for whatever comes next.
                 self._members.roster = target
-                await self._on_all(survivors, _activate_ops(self._geometry.current_start), target)
+                activating = [journal.write(place, ROSTER_AREA), journal.trim(place + ROSTER_AREA, ROSTER_AREA)]
+                await self._on_all(survivors, activating, (target.encode(),))
         self._is_changing = False
         self._settle()
 
-    async def _on_all(self, instances: frozenset[bytes], ops: list[bytes], roster: Roster) -> bool:
+    async def _on_all(self, instances: frozenset[bytes], ops: list[bytes], data: Sequence[Buffer]) -> bool:
         """One step on every one of `instances`, with evidence; False when one was lost meanwhile."""
 
         async def step(instance: bytes) -> None:
             try:
-                await self._members.sessions[instance].execute(ops, (roster.encode(),), evidence=True)
+                await self._members.sessions[instance].execute(ops, data, evidence=True)
             except PerdureError as verdict:
                 self._members.report_lost(instance, verdict)
 
@@ -298,11 +304,3 @@ class Committer:
             f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
             f"is lost while they keep running, and nothing older is served. {verdicts}"
         )
-
-
-def _propose_ops(start: int) -> list[bytes]:
-    return [journal.write(start, ROSTER_AREA)]
-
-
-def _activate_ops(start: int) -> list[bytes]:
-    return [journal.write(start, ROSTER_AREA), journal.trim(start + ROSTER_AREA, ROSTER_AREA)]

@@ -18,8 +18,9 @@ SLOTS = 16
 """Journal slots on each disk: entry S lives in slot S mod SLOTS, so at most this many are not yet applied."""
 ENTRY_SECTORS_MAX = 256
 ENTRY_TRIMS_MAX = 64
-TRIM_SECTORS_MAX = 1 << 16
-"""The longest trim one entry carries, so that a disk never zeroes for long between two commands."""
+TRIM_SECTORS_MAX = 1 << 15
+"""The most sectors that one entry trims, all its runs together, so that a disk never zeroes for long at a stretch:
+64 MiB with k = 2, a tenth of a second where memory is touched for the first time."""
 INDEX_BYTES, TRIM_BYTES = 4, 8
 GENESIS_AREA, ROSTER_AREA, HEAD_AREA = 32, 128, 1
 ADDRESSABLE = 1 << 32
@@ -65,7 +66,7 @@ class Geometry:
             )
         if self.sectors < 1:
             raise Misuse("the size must be at least one sector of 4,096 bytes")
-        if self.disk_sectors > ADDRESSABLE:
+        if self.disk_sectors >= ADDRESSABLE:
             raise Misuse("the size is more than one disk can address (256 GiB on each disk)")
 
     @property

@@ -20,7 +20,7 @@ from perdure.array.roster import Label, Roster, Version, choose_base, require_qu
 from perdure.array.sealing import Keys
 from perdure.array.session import Session, Trouble
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import Corrupt, DiskLost, Fork, Misuse, PerdureError, Rollback, Unavailable
+from perdure.errors import Corrupt, DiskLost, Fenced, Fork, Misuse, PerdureError, Rollback, Unavailable
 
 
 @dataclass(slots=True)
@@ -37,9 +37,9 @@ class Member:
 async def mount(world: World, channels: Sequence[Channel], array_id: bytes, policy_digest: bytes) -> Opened:
     """Take over array `array_id`. When a disk dies on the way, the rest try again without it.
 
-    Raises Unavailable when fewer than k members can be fenced, a Fork where evidence shows a clone or a rollback,
-    Fenced when another main program mounts at the same time, Misuse for a wrong id or policy. No acknowledged write
-    is ever left out.
+    Raises Unavailable when fewer than k members can be fenced (also because they belong to another array, or were
+    created under another policy), a Fork where evidence shows a clone or a rollback, Fenced when another main program
+    mounts at the same time. No acknowledged write is ever left out.
     """
     for _ in channels:
         try:
@@ -69,7 +69,8 @@ class Mounting:
         applied = min(member.head.applied for member in present.values())
         entries = [await self._entry(present, number, geometry) for number in range(applied + 1, last + 1)]
         roster = base.without(base.members - present.keys(), Version(epoch, 0), last, applied)
-        await self._together(present, [self._propose(m, present, roster, entries, geometry) for m in present.values()])
+        proposing = [self._propose(m, present, base, roster, entries, geometry) for m in present.values()]
+        await self._together(present, proposing)
         await self._together(present, [self._activate(m, roster, last, geometry) for m in present.values()])
         await self._together(present, [self._apply(m, entries, geometry) for m in present.values()])
         for instance in fenced.keys() - present.keys():
@@ -118,6 +119,9 @@ class Mounting:
 
         opened = [open_one(instance, session) for instance, session in sessions.items()]
         outcomes = await self._world.runtime.gather(*opened)
+        for outcome in outcomes:
+            if isinstance(outcome, Fenced):
+                raise outcome
         pairs = zip(sessions.items(), outcomes, strict=True)
         return {instance: session for (instance, session), outcome in pairs if not self._is_stray(session, outcome)}
 
@@ -155,7 +159,7 @@ class Mounting:
             at += run.count * DISK_SECTOR_BYTES
         head = Head.decode(parts[2])
         numbers = range(head.applied + 1, head.last + 1)
-        headers = {number: EntryHeader.decode(parts[3 + number % SLOTS]) for number in numbers}
+        headers = {n: EntryHeader.decode(parts[3 + n % SLOTS]) for n in numbers[: SLOTS + 1]}
         if len(numbers) > SLOTS or any(header.number != number for number, header in headers.items()):
             raise Corrupt(f"the journal of disk {session.channel.address} is damaged")
         return Member(session, Label(Roster.decode(parts[0]), Roster.decode(parts[1])), head, headers)
@@ -224,9 +228,19 @@ class Mounting:
                 raise outcome
 
     async def _propose(
-        self, member: Member, present: dict[bytes, Member], roster: Roster, entries: list[Entry], geometry: Geometry
+        self,
+        member: Member,
+        present: dict[bytes, Member],
+        base: Roster,
+        roster: Roster,
+        entries: list[Entry],
+        geometry: Geometry,
     ) -> None:
-        """Rule 4: the entries that it lacks go into its ring, unseen until its head says so; then `next` and head."""
+        """Rule 4: the entries that it lacks go into its ring, unseen until its head says so; then `next` and head.
+
+        `current` becomes the base: what stood there was the base or void, and whoever finds the proposal void finds
+        its predecessor beside it.
+        """
         seat = roster.seats.index(member.session.instance)
         for entry in entries:
             if entry.number > member.head.last:
@@ -235,8 +249,11 @@ class Mounting:
                 whole = (entry.encode(self._keys.journal), fragments)
                 await member.session.execute([slot], whole, evidence=False)
         last = max(member.head.last, roster.last)
-        ops = [journal.write(geometry.next_start, ROSTER_AREA), journal.write(geometry.head_start, HEAD_AREA)]
-        data = (roster.encode(), Head(last, member.head.applied).encode())
+        ops = [
+            journal.write(geometry.current_start, 2 * ROSTER_AREA),
+            journal.write(geometry.head_start, HEAD_AREA),
+        ]
+        data = (base.encode(), roster.encode(), Head(last, member.head.applied).encode())
         await member.session.execute(ops, data, evidence=True)
 
     async def _activate(self, member: Member, roster: Roster, last: int, geometry: Geometry) -> None:
@@ -246,8 +263,12 @@ class Mounting:
             journal.trim(geometry.next_start, ROSTER_AREA),
             journal.write(geometry.head_start, HEAD_AREA),
         ]
-        dropped = range(last + 1, member.head.last + 1)
-        ops += [journal.trim(geometry.slot_start(number), geometry.slot_sectors) for number in dropped]
+        # Whatever stands in the other slots counts for nothing: dropped entries, and what an interrupted mount had put
+        # there before a head named it. All of it goes, or erased data would live on in a ring.
+        kept = {number % SLOTS for number in range(member.head.applied + 1, last + 1)}
+        ops += [
+            journal.trim(geometry.slot_start(slot), geometry.slot_sectors) for slot in range(SLOTS) if slot not in kept
+        ]
         data = (roster.encode(), Head(last, member.head.applied).encode())
         await member.session.execute(ops, data, evidence=True)
 

@@ -15,14 +15,14 @@ from perdure.array.ports import Buffer, Event, Runtime
 from perdure.array.sealing import NEVER_WRITTEN, Keys, unseal_into
 from perdure.array.session import Session, Trouble
 from perdure.array.tags import TagTable
-from perdure.errors import Corrupt, PerdureError, Unavailable
+from perdure.errors import Corrupt, Fork, PerdureError, Unavailable
 
 CHUNK_SECTORS = 256
 ATTEMPTS_MAX = 16
 
 
 class Reader:
-    """Reads sectors that are home. `every_read` asks for evidence with every fragment (the founding rule)."""
+    """Reads sectors that are home. `every_read` asks for evidence with every fragment, not with tags alone."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Reader:
         if not any(tags):
             out[:] = bytes(len(out))
             return
-        columns = await self._columns(run, self._geometry.k)
+        columns = await self._columns(run, self._geometry.k, evidence=self._every_read)
         rows = self._rows(columns, run.count)
         for at in range(run.count):
             tag = tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
@@ -106,11 +106,14 @@ class Reader:
                 return await session.read([place], evidence=True)
             except Trouble:
                 self._trouble(session)
+            except Fork as verdict:
+                self._members.report_lost(session.instance, verdict)
+                raise
         raise self._too_few(0, 1)
 
     # Fragments --------------------------------------------------------------------------------------------
 
-    async def _columns(self, run: Run, wanted: int) -> dict[int, Buffer]:
+    async def _columns(self, run: Run, wanted: int, *, evidence: bool) -> dict[int, Buffer]:
         """Fragments of `run` from `wanted` members, or as many as answer if that is at least k."""
         columns: dict[int, Buffer] = {}
         asked: set[bytes] = set()
@@ -120,18 +123,26 @@ class Reader:
             if not batch:
                 break
             asked.update(session.instance for _, session in batch)
-            await self._runtime.gather(*(self._column(run, seat, session, columns) for seat, session in batch))
+            reads = (self._column(run, seat, session, columns, evidence=evidence) for seat, session in batch)
+            for outcome in await self._runtime.gather(*reads):
+                if isinstance(outcome, BaseException):
+                    raise outcome
         if len(columns) < self._geometry.k:
             raise self._too_few(len(columns), self._geometry.k)
         return columns
 
-    async def _column(self, run: Run, seat: int, session: Session, columns: dict[int, Buffer]) -> None:
+    async def _column(
+        self, run: Run, seat: int, session: Session, columns: dict[int, Buffer], *, evidence: bool
+    ) -> None:
         size = self._geometry.fragment_sectors
         place = Run(self._geometry.fragment_start(run.start), run.count * size)
         try:
-            columns[seat] = await session.read([place], evidence=self._every_read)
+            columns[seat] = await session.read([place], evidence=evidence)
         except Trouble:
             self._trouble(session)
+        except Fork as verdict:
+            self._members.report_lost(session.instance, verdict)
+            raise
 
     def _trouble(self, session: Session) -> None:
         self._members.counted(session.instance).read += 1
@@ -159,11 +170,12 @@ class Reader:
                 out[:] = cached
                 return
             now = self.tags.get(Run(index, 1))
-            columns = await self._columns(Run(index, 1), len(self._members.roster.members))
+            # With evidence, so that what differs is what a disk really holds, not what its host makes of it.
+            columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
             good = self._try_all(index, now, columns, out)
             if good is not None:
-                self._blame(columns, good)
-                self._repair(index, now, out)
+                if self._blame(columns, good):
+                    self._repair(index, now, out)
                 return
             if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
                 break
@@ -185,10 +197,14 @@ class Reader:
             return set(seats)
         return None
 
-    def _blame(self, columns: Mapping[int, Buffer], good: set[int]) -> None:
+    def _blame(self, columns: Mapping[int, Buffer], good: set[int]) -> bool:
+        """Count the disks whose fragments are not what those of `good` say they must be; whether there are any."""
         data = self._code.decode({seat: columns[seat] for seat in good})
         right = self._code.encode(b"".join(data))
+        is_wrong = False
         for seat, column in columns.items():
             instance = self._members.roster.seats[seat]
             if bytes(column) != bytes(right[seat]) and instance is not None:
                 self._members.counted(instance).checksum += 1
+                is_wrong = True
+        return is_wrong

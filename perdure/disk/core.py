@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class Refusal(Exception):
-    """The command was not carried out, and nothing changed."""
+    """The command was not carried out, and nothing changed. (NO_EVIDENCE alone comes after the fact: see the shell.)"""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.name)

@@ -32,7 +32,9 @@ def main() -> None:
     if not 0 < options.size_bytes <= SIZE_BYTES_MAX or options.size_bytes % DISK_SECTOR_BYTES:
         sys.exit(f"size must be a multiple of {DISK_SECTOR_BYTES} bytes up to {SIZE_BYTES_MAX}: {options.size_bytes}")
     try:
-        memory = memoryview(mmap.mmap(-1, options.size_bytes))
+        # All of it now: memory that is not there must fail at the start, not at some later write.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        memory = memoryview(mmap.mmap(-1, options.size_bytes, flags))
         core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
         platform = NsmSocket(options.evidence_fd)
         listener, address = listen(options.listen)

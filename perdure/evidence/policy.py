@@ -183,22 +183,29 @@ def _hex(value: Mapping[str, Any], key: str, where: str, length: int | None = No
 def _root_to_json(root: TrustedRoot) -> dict[str, str]:
     common = {"name": root.name, "platform": root.platform.value}
     if root.is_builtin:
-        return {**common, "kind": "builtin"}
+        return {**common, "kind": "builtin", "sha256": _fingerprint(root)}
     return {**common, "kind": "certificate", "certificate": root.certificate.hex()}
+
+
+def _fingerprint(root: TrustedRoot) -> str:
+    """In the canonical form, so that no later release can mean another certificate by the same name and digest."""
+    return hashlib.sha256(root.certificate).hexdigest()
 
 
 def _root_from_json(value: object, where: str) -> TrustedRoot:
     kind = value.get("kind") if isinstance(value, dict) else None
-    extra = {"certificate"} if kind == "certificate" else set()
-    fields = _keys(value, where, {"name", "platform", "kind"} | extra)
-    if kind not in ("builtin", "certificate"):
+    if isinstance(value, dict) and kind not in ("builtin", "certificate"):
         raise Misuse(f"The policy's {where}.kind is neither 'builtin' nor 'certificate'.")
+    extra = "certificate" if kind == "certificate" else "sha256"
+    fields = _keys(value, where, {"name", "platform", "kind", extra})
     platform, name = _text(fields, "platform", where), _text(fields, "name", where)
     if platform not in {known.value for known in Platform}:
         raise Misuse(f"The policy's {where}.platform {platform!r:.80} is not known to this release.")
     if kind == "certificate":
         return TrustedRoot(name, Platform(platform), _hex(fields, "certificate", where))
     root = TrustedRoot.builtin(name)
+    if _hex(fields, "sha256", where, 32).hex() != _fingerprint(root):
+        raise Misuse(f"The policy's {where}.sha256 is not the fingerprint of what this release knows as {name}.")
     if root.platform.value != platform:
         raise Misuse(f"The policy's {where}.platform is {platform!r}, but {name} is of platform {root.platform.value}.")
     return root

@@ -31,7 +31,7 @@ def test_the_canonical_form_survives_a_round_trip_and_has_no_choices():
     assert Policy.from_json(json.dumps(json.loads(data), indent=4).encode()) == FULL
     assert b" " not in data
     assert data.startswith(b'{"measurements":[{"pcr0":"01')
-    assert b'{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro"}' in data
+    assert b'{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro","sha256":"641a0321' in data
 
 
 def test_order_does_not_matter_and_everything_else_changes_the_digest():
@@ -53,12 +53,13 @@ def test_the_digest_is_the_tagged_hash_of_the_canonical_form():
     pcrs = ",".join(f'"pcr{index}":"{f"0{index + 1}" * 48}"' for index in range(3))
     canonical = (
         f'{{"measurements":[{{{pcrs},"root":"aws-nitro-g1"}}],'
-        '"roots":[{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro"}],"skew_ms_max":1000,"version":1}'
+        '"roots":[{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro","sha256":'
+        '"641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"}],"skew_ms_max":1000,"version":1}'
     )
     assert policy.to_json() == canonical.encode()
     tag = hashlib.sha256(b"perdure/policy/1").digest()
     assert policy.digest() == hashlib.sha256(tag + tag + canonical.encode()).digest()
-    assert policy.digest().hex() == "c1c74938aa5e7a785d2253994df43e552889c51399e28b310cfc829d9c304d2c"
+    assert policy.digest().hex() == "fbc95b8177c1c88f5eb89c182b73bbac1be6ba1bb590759d6af147eb7d00fd9c"
 
 
 ROOTS = json.loads(FULL.to_json())["roots"]
@@ -87,6 +88,8 @@ MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
         (changed(roots=[{**ROOTS[0], "kind": "other"}]), r"roots\[0\].kind"),
         (changed(roots=[{**ROOTS[0], "kind": []}]), r"roots\[0\].kind"),
         (changed(roots=[{**ROOTS[0], "certificate": "00"}]), "unknown key 'certificate'"),
+        (changed(roots=[{**ROOTS[0], "sha256": "00" * 32}]), r"roots\[0\].sha256 is not the fingerprint"),
+        (changed(roots=[{**ROOTS[0], "sha256": 1}]), r"roots\[0\].sha256 is not text"),
         (changed(roots=[{**ROOTS[0], "name": "aws-nitro-g9"}]), "no built-in root 'aws-nitro-g9'"),
         (changed(roots=[{**ROOTS[0], "platform": "simulated"}]), r"roots\[0\].platform is 'simulated'"),
         (changed(roots=[{**ROOTS[1], "platform": "sgx"}]), r"roots\[0\].platform 'sgx'"),
