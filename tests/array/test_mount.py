@@ -425,3 +425,38 @@ def test_a_fenced_mount_attempt_says_so(sim: SimArray) -> None:
     winner = sim.run(_wait(rival[0]))
     assert not isinstance(winner, Exception)
     assert isinstance(result, Fenced | Unavailable), result
+
+
+def test_what_an_interrupted_mount_left_in_a_ring_is_wiped_by_the_next() -> None:
+    """P6: entry 1 stands on three disks; a mount puts it into the rings of the others and dies; the next one drops it."""
+    sim = SimArray()
+    array = sim.create()
+    for seat in (3, 4):
+        sim.channels[seat].is_silent = True
+    sim.run(array.pwrite(0, sector(1)))
+    sim.spawn(outcome(array.flush()))
+    sim.loop.run_for(5)
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+    executed: dict[int, int] = {}
+
+    def interrupted(seat: int, command: bytes) -> bytes | None:
+        if command[65] != wire.Opcode.EXECUTE:
+            return None
+        executed[seat] = executed.get(seat, 0) + 1
+        is_first_of_the_late = seat > 2 and executed[seat] == 1  # the slot; then the head, which never comes
+        return None if is_first_of_the_late else b"\0"
+
+    for seat, channel in enumerate(channels):
+        channel.intercept = lambda _, command, seat=seat: interrupted(seat, command)
+    sim.spawn(outcome(mount(sim.world(), channels, sim.array_id, POLICY)))
+    sim.loop.run_for(50)
+    sim.crash()
+    slot = slice(sim.geometry.slot_start(1) * 64, sim.geometry.slot_start(2) * 64)
+    assert all(any(disk.memory[slot]) for disk in sim.disks if disk), "the trouble is really there"
+    hidden, sim.disks[0], sim.disks[1] = sim.disks[:2], None, None
+    array = sim.mount()
+    assert array.opened.last == 0, "on one present disk only, so it was never acknowledged"
+    assert not any(any(disk.memory[slot]) for disk in sim.disks if disk)
+    assert len(hidden) == 2
