@@ -1,4 +1,4 @@
-"""`make bench`: the array over NBD under fio, and nbdkit's memory plugin (no redundancy, no cryptography) as the ceiling.
+"""`make bench`: the array over NBD under fio, and nbdkit's memory plugin (no redundancy, no cryptography) as ceiling.
 
 Both serve a Unix socket on this machine and take turns, round by round, because such machines drift: compare the
 ratios. Writes build/bench.json and prints a table.

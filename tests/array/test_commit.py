@@ -245,7 +245,7 @@ def test_an_earlier_main_program_writes_nothing_after_a_later_mount(sim: SimArra
 
 def test_what_a_crash_leaves_is_a_prefix_of_what_was_written() -> None:
     """Writes 1, 2, 3 ... to sectors in turn, a crash at every moment: if value v is there, so is everything before."""
-    for moment in range(0, 60):
+    for moment in range(60):
         sim = SimArray(k=2, n=3, sectors=8, seed=moment)
         array = sim.create()
 

@@ -232,13 +232,13 @@ def test_behaves_like_a_byte_string(steps: list[tuple[str, int, int, int]], seed
     model = bytearray(size)
     for kind, offset, length, value in steps:
         assert sim.array is not None
-        length = min(length, size - offset)
+        end = min(offset + length, size)
         if kind == "write":
-            sim.run(sim.array.pwrite(offset, bytes([value]) * length))
-            model[offset : offset + length] = bytes([value]) * length
+            sim.run(sim.array.pwrite(offset, bytes([value]) * (end - offset)))
+            model[offset:end] = bytes([value]) * (end - offset)
         elif kind == "trim":
-            sim.run(sim.array.trim(offset, length))
-            model[offset : offset + length] = bytes(length)
+            sim.run(sim.array.trim(offset, end - offset))
+            model[offset:end] = bytes(end - offset)
         elif kind == "flush":
             sim.flush()
         elif kind == "settle":

@@ -428,7 +428,7 @@ def test_a_fenced_mount_attempt_says_so(sim: SimArray) -> None:
 
 
 def test_what_an_interrupted_mount_left_in_a_ring_is_wiped_by_the_next() -> None:
-    """P6: entry 1 stands on three disks; a mount puts it into the rings of the others and dies; the next one drops it."""
+    """P6: entry 1 is on three disks; a mount puts it into the other rings and dies; the next one drops it."""
     sim = SimArray()
     array = sim.create()
     for seat in (3, 4):

@@ -192,7 +192,7 @@ def test_a_fragment_moved_to_another_sector_does_not_fit(sim: SimArray) -> None:
 
 
 def _story(sim: SimArray, kill_at: int, dead: tuple[int, ...]) -> int:
-    """Durable writes with an erase among them; `dead` die once `kill_at` commands reached disks. Returns how many did."""
+    """Durable writes and an erase; `dead` die once `kill_at` commands reached disks. Returns how many did."""
     array = sim.create()
     acked: dict[int, int] = {}
     count = 0

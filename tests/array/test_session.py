@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from perdure.array.geometry import Run
@@ -199,8 +201,6 @@ async def _attested(pair: Pair, instance: bytes, epoch: bytes) -> None:
     def forge(lane: Lane, command: bytes) -> bytes:
         result = wire.RESULT.pack(instance, epoch, 0, disk.core.size) + bytes(64)
         nonce = wire.COMMAND_HEADER.unpack_from(command, 64)[6]
-        import hashlib
-
         digest = wire.command_digest(command[64:])
         own = wire.leaf(instance, epoch, 0, nonce, digest, hashlib.sha256(result).digest())
         head = wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
