@@ -26,7 +26,7 @@ from perdure.array.erasure import Code
 from perdure.array.geometry import HEAD_AREA, ROSTER_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
 from perdure.array.members import Members
-from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.ports import Buffer, Event, Runtime, results
 from perdure.array.roster import Version
 from perdure.array.tags import TagTable
 from perdure.errors import Fenced, Fork, PerdureError, Unavailable
@@ -293,9 +293,7 @@ class Committer:
             except PerdureError as verdict:
                 self._members.report_lost(instance, verdict)
 
-        for outcome in await self._runtime.gather(*(step(instance) for instance in instances)):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        results(await self._runtime.gather(*(step(instance) for instance in instances)))
         return not instances & self._members.lost.keys()
 
     def _too_few(self, count: int) -> Unavailable:

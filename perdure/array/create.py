@@ -14,7 +14,7 @@ from perdure.array.commands import Authority
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, Geometry
 from perdure.array.journal import Head
-from perdure.array.ports import Channel, Runtime, Verifier
+from perdure.array.ports import Channel, Runtime, Verifier, results
 from perdure.array.roster import Roster, Version
 from perdure.array.session import Greeting, Session
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
@@ -136,8 +136,7 @@ async def _format(session: Session, genesis: Genesis, roster: Roster) -> None:
 
 
 async def _all(world: World, work: Iterable[Awaitable[None]]) -> None:
-    for outcome in await world.runtime.gather(*work):
-        if isinstance(outcome, PerdureError):
-            raise Unavailable(f"the array was not created: {outcome} Restart the disks and create it again.")
-        if isinstance(outcome, BaseException):
-            raise outcome
+    try:
+        results(await world.runtime.gather(*work))
+    except PerdureError as error:
+        raise Unavailable(f"the array was not created: {error} Restart the disks and create it again.") from error

@@ -15,7 +15,7 @@ from perdure.array.erasure import Code
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, Geometry, Run
 from perdure.array.journal import Entry, EntryHeader, Head
-from perdure.array.ports import Channel
+from perdure.array.ports import Channel, results
 from perdure.array.roster import Label, Roster, Version, choose_base, require_quorum
 from perdure.array.sealing import Keys
 from perdure.array.session import Session, Trouble
@@ -203,10 +203,7 @@ class Mounting:
         )
         holders = {m.session.instance: m for m in _holders(present, entry.number)[: geometry.k]}
         reads = [self._asked(m.session, [run]) for m in holders.values()]
-        columns = await self._world.runtime.gather(*reads)
-        for column in columns:
-            if isinstance(column, BaseException):
-                raise column
+        columns = results(await self._world.runtime.gather(*reads))
         code = Code(geometry.k, geometry.n)
         by_seat = {roster.seats.index(instance): column for instance, column in zip(holders, columns, strict=True)}
         return code.encode(b"".join(code.decode(by_seat)))[seat]
@@ -221,11 +218,12 @@ class Mounting:
 
     async def _together(self, present: Mapping[bytes, Member], work: Sequence[Awaitable[None]]) -> None:
         """All members at once; each step is complete only when every one has shown evidence of it."""
-        for outcome in await self._world.runtime.gather(*work):
-            if isinstance(outcome, BaseException):
-                for member in present.values():
-                    member.session.channel.close()
-                raise outcome
+        try:
+            results(await self._world.runtime.gather(*work))
+        except BaseException:
+            for member in present.values():
+                member.session.channel.close()
+            raise
 
     async def _propose(
         self,

@@ -73,6 +73,14 @@ class Runtime(Protocol):
         """Run all at once; their results in order, an exception standing in the place of its result."""
 
 
+def results(outcomes: list[Any]) -> list[Any]:
+    """What `Runtime.gather` gave, if nothing of it is an exception; else raise the first."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return outcomes
+
+
 class Verifier(Protocol):
     """Checks a platform's document; the policy is inside."""
 

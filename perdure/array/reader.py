@@ -11,7 +11,7 @@ from perdure.array.cache import WriteCache
 from perdure.array.erasure import Code
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
 from perdure.array.members import Members
-from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.ports import Buffer, Event, Runtime, results
 from perdure.array.sealing import NEVER_WRITTEN, Keys, unseal_into
 from perdure.array.session import Session, Trouble
 from perdure.array.tags import TagTable
@@ -124,9 +124,7 @@ class Reader:
                 break
             asked.update(session.instance for _, session in batch)
             reads = (self._column(run, seat, session, columns, evidence=evidence) for seat, session in batch)
-            for outcome in await self._runtime.gather(*reads):
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            results(await self._runtime.gather(*reads))
         if len(columns) < self._geometry.k:
             raise self._too_few(len(columns), self._geometry.k)
         return columns

@@ -169,8 +169,7 @@ class Session:
 
     async def _prove(self, command: Command, reply: memoryview) -> tuple[Answer, Attested]:
         answer = commands.parse_reply(command, reply)
-        if answer.commitment is None:
-            raise MalformedEvidence("a disk's reply lacks the evidence that was asked for")
+        assert answer.commitment is not None, "a command with a nonce has no other answer"
         self.attested = attested = await self._verifier.verify(answer.document, answer.commitment)
         self.attested_ms = self._runtime.now_ms()
         return answer, attested

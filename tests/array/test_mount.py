@@ -93,7 +93,7 @@ def _mount(sim: SimArray, **options: object) -> object:
     sim.crash()
     try:
         sim.mount(**options)  # type: ignore[arg-type]
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return error
     return None
 
@@ -460,3 +460,76 @@ def test_what_an_interrupted_mount_left_in_a_ring_is_wiped_by_the_next() -> None
     assert array.opened.last == 0, "on one present disk only, so it was never acknowledged"
     assert not any(any(disk.memory[slot]) for disk in sim.disks if disk)
     assert len(hidden) == 2
+
+
+def test_a_defect_is_loud_wherever_it_happens(sim: SimArray) -> None:
+    """What is not one of our own errors is never taken for a stray disk."""
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+
+    def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    channels[0].exchange = defect  # type: ignore[method-assign,assignment]
+    for work in (
+        mount(sim.world(), channels, sim.array_id, POLICY),
+        create(sim.world(), channels, sim.geometry, POLICY),
+    ):
+        assert isinstance(sim.run(outcome(work)), RuntimeError)
+
+
+def test_disks_that_keep_dying_end_the_mount(sim: SimArray) -> None:
+    """Each attempt loses the disks as soon as it proposes; they are back for the next."""
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+    for channel in channels:
+        channel.intercept = lambda lane, command: b"\0" if command[65] == wire.Opcode.EXECUTE else None
+    result = sim.run(outcome(mount(sim.world(), channels, sim.array_id, POLICY)))
+    assert isinstance(result, Unavailable)
+    assert "keep dying" in str(result)
+
+
+def test_a_read_that_fails_in_the_middle_of_a_mount_starts_it_again() -> None:
+    """A disk dies when its journal entry is asked for."""
+    sim = SimArray()
+    array = sim.create()
+    for value in range(3):
+        sim.run(array.pwrite(0, sector(value + 1), fua=True))
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+    reads = 0
+
+    def die(lane: Lane, command: bytes) -> bytes | None:
+        nonlocal reads
+        reads += command[65] == wire.Opcode.READ
+        if reads == 3:  # genesis, survey, then the entry
+            sim.kill(0)
+        return None
+
+    channels[0].intercept = die
+    opened = sim.run(mount(sim.world(), channels, sim.array_id, POLICY))
+    assert len(opened.roster.members) == 4
+    sim.mount()
+    assert sim.read(0) == sector(3)
+
+
+def test_a_member_that_lacks_what_others_applied_is_a_rollback(sim: SimArray) -> None:
+    """No honest disk comes to this; memory that went back in time would."""
+    assert sim.array is not None
+    disk = sim.disks[0]
+    assert disk is not None
+    for value in range(3):
+        sim.run(sim.array.pwrite(0, sector(value + 1), fua=True))
+    old = bytes(disk.memory)
+    for value in range(20):
+        sim.run(sim.array.pwrite(0, sector(value + 10), fua=True))
+    sim.settle()
+    sim.crash()
+    disk.memory[:] = old
+    array = sim.mount()
+    assert array.members.roster.seats[0] is None
+    assert array.opened.strays[0].why.exit_code == 3
+    assert sim.read(0) == sector(29)
