@@ -1,18 +1,14 @@
-"""`create`, `import`, `export`, `serve`, `status`: an array by its configuration file.
-
-The array's code takes a quarter of a second to load, so only the verbs that need it load it.
-"""
+"""`create`, `import`, `export`, `status`: an array by its configuration file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from perdure.cli import output
 from perdure.cli.options import config_options, find_config, verb
-from perdure.errors import PerdureError, Unavailable
+from perdure.errors import Unavailable
 from perdure.service import artefacts, background, processes
 from perdure.service.status import ArrayStatus
 
@@ -68,30 +64,6 @@ def register(cli: click.Group) -> None:
         )
         output.result({"stopped": True}, text, as_json=as_json)
         return 0
-
-    @verb(cli, "serve", "perdure serve --config perdure.toml")
-    @config_options
-    @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
-    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
-        """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
-        from perdure.service import main  # noqa: PLC0415  (loads the array code)
-
-        main.log_to_stderr()
-
-        def on_ready(status: ArrayStatus) -> None:
-            if ready_fd is not None:
-                background.report_ready(ready_fd, status)
-            elif as_json:
-                click.echo(json.dumps(status.to_json()))
-            else:
-                click.echo(f"serving {status.nbd_uri}")
-
-        try:
-            return main.run(find_config(config_file, directory), on_ready)
-        except PerdureError as error:
-            if ready_fd is not None:
-                background.report_error(ready_fd, error)
-            raise
 
     @verb(cli, "status", "perdure status --json")
     @config_options

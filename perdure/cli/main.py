@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from perdure import __version__
-from perdure.cli import array, disk, evidence, image, key, up
+from perdure.cli import array, disk, evidence, image, key, serve, up
 from perdure.errors import Misuse, PerdureError
 from perdure.service.control import error_to_json
 
@@ -33,7 +33,7 @@ def cli() -> None:
     """
 
 
-for module in (up, array, disk, image, key, evidence):
+for module in (up, array, serve, disk, image, key, evidence):
     module.register(cli)
 
 
@@ -74,7 +74,8 @@ def _fail(error: PerdureError, *, as_json: bool) -> int:
 def _usage(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = "" if context is None else f" See `{context.command_path} --help`."
-    return f"{error.format_message().rstrip('.')}.{hint}"
+    message = error.format_message()
+    return f"{message if message.endswith(('.', '?')) else message + '.'}{hint}"
 
 
 def _defect() -> str:

@@ -10,7 +10,7 @@ import click
 from perdure.cli import output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
-from perdure.service import artefacts, background, config, local, processes
+from perdure.service import artefacts, background, config, local, processes, template
 from perdure.service.config import Config
 from perdure.service.local import Wish
 from perdure.service.status import ArrayStatus, DiskState
@@ -105,7 +105,7 @@ def _with_recorded_id(found: Config) -> Config:
 
 
 def _edited(found: Config, table: str, key: str, value: str) -> Config:
-    text = config.with_value(found.path.read_text(), table, key, value)
+    text = template.with_value(found.path.read_text(), table, key, value)
     config.parse(text.encode(), found.path)
     artefacts.write_atomic(found.path, text.encode())
     return config.load(found.path)
@@ -154,7 +154,7 @@ def _mounted(found: Config) -> ArrayStatus:
 
 
 def _show(status: ArrayStatus, directory: Path, *, is_new: bool, as_json: bool) -> int:
-    mount_point = str(directory / "mnt")
+    mount_point = str(directory / local.MOUNT_POINT)
     value = {**status.to_json(), "created": is_new, "clients": output.client_lines(status.nbd_uri, mount_point)}
     text = [output.status_text(status), ""]
     if is_new:

@@ -7,7 +7,7 @@ import asyncio
 from perdure.api import Settings, create_array_async
 from perdure.array.create import Opened
 from perdure.errors import Misuse
-from perdure.service import artefacts, config
+from perdure.service import artefacts, config, template
 from perdure.service.artefacts import ArrayRecord
 from perdure.service.config import Config
 from perdure.service.main import settings_of
@@ -21,12 +21,12 @@ def create_array(found: Config) -> Config:
             f"{found.directory} already has an array; it was not touched and no new one was made. Use "
             "`perdure import`, or another directory for another array."
         )
-    config.with_value(found.path.read_text(), "array", "id", "0" * 64)  # better refused now than with the array made
+    template.with_value(found.path.read_text(), "array", "id", "0" * 64)  # better refused now than with the array made
     shape = found.array
     opened = asyncio.run(_create(settings_of(found), shape.threshold, shape.disks, shape.size_bytes))
     # The record first: with it alone, `up` finds the id again. Nothing was written to the array yet.
     ArrayRecord.of(opened.genesis, found.array.policy_file).write(found.directory)
-    text = config.with_value(found.path.read_text(), "array", "id", opened.genesis.array_id.hex())
+    text = template.with_value(found.path.read_text(), "array", "id", opened.genesis.array_id.hex())
     artefacts.write_atomic(found.path, text.encode())
     return config.load(found.path)
 

@@ -20,7 +20,7 @@ from perdure.evidence.policy import Measurement, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
-from perdure.service import artefacts, config, processes
+from perdure.service import artefacts, config, processes, template
 from perdure.service.config import Config
 from perdure.simtee.pki import CERTIFICATE_FILE, KEY_FILE, SimulatedRoot
 
@@ -29,6 +29,8 @@ IMAGE_FILE: Final = "disk.eif"
 POLICY_FILE: Final = "policy.json"
 ROOT_DIRECTORY: Final = "simulated-root"
 ROOT_NAME: Final = "simulated"
+MOUNT_POINT: Final = "mnt"
+"""Where the printed nbdfuse line would mount."""
 DISK_END_S: Final = 10.0
 
 
@@ -57,7 +59,7 @@ def prepare(directory: Path, wish: Wish) -> None:
     root = SimulatedRoot.load_or_create(directory / ROOT_DIRECTORY)
     artefacts.write_atomic(directory / IMAGE_FILE, image)
     artefacts.write_atomic(directory / POLICY_FILE, policy_of(image, root.der).to_json())
-    text = config.template(
+    text = template.render(
         disks=wish.disks,
         threshold=wish.threshold,
         size=wish.size,
@@ -180,9 +182,11 @@ def remove_artefacts(directory: Path) -> list[str]:
     ]
     for name in names:
         (directory / name).unlink(missing_ok=True)
-    with suppress(OSError):  # something else is in there, which is not ours to remove
-        directory.rmdir()
-    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+    for empty in (directory / MOUNT_POINT, directory):
+        with suppress(OSError):  # absent, or something is in there that is not ours to remove
+            empty.rmdir()
+    left = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    return sorted(left - {processes.LOCK_FILE})  # that is another command's by now
 
 
 def _is_our_root(directory: Path) -> bool:

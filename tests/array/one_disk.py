@@ -47,7 +47,7 @@ class OneDisk:
         return frame_reply(answer.head, data, self._evidence(answer.leaf) if answer.leaf else b"")
 
     def _evidence(self, leaf: bytes) -> bytes:
-        levels = wire.merkle_levels([leaf if at == self.index else bytes([at]) * 64 for at in range(self.count)])
+        levels = wire.merkle_levels([leaf if at == self.index else at.to_bytes(64, "big") for at in range(self.count)])
         path = wire.merkle_path(levels, self.index)
         return wire.PATH_HEADER.pack(self.index, self.count) + path + document_over(levels[-1][0])
 

@@ -79,13 +79,13 @@ def test_every_byte_of_padding_must_be_zero() -> None:
     area = record().encode().ljust(AREA_BYTES, b"\0")
     padding = [*range(10, 16), *range(57, 64), *range(HEADER_BYTES + 3 * 32, AREA_BYTES)]
     for at in padding:
-        with pytest.raises(Corrupt, match="^the genesis record is damaged$"):
+        with pytest.raises(Corrupt, match=r"^the genesis record is damaged$"):
             Genesis.decode(area[:at] + b"\x01" + area[at + 1 :])
 
 
 @pytest.mark.parametrize("data", [b"", bytes(AREA_BYTES), b"PERDURE2".ljust(AREA_BYTES, b"\0"), b"PERDURE1"])
 def test_where_there_is_no_record_that_is_said(data: bytes) -> None:
-    with pytest.raises(Corrupt, match="^there is no genesis record here$"):
+    with pytest.raises(Corrupt, match=r"^there is no genesis record here$"):
         Genesis.decode(data)
 
 

@@ -6,6 +6,7 @@ import hmac
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +80,7 @@ def test_a_blank_disk_has_an_empty_journal() -> None:
     ],
 )
 def test_a_head_that_cannot_be_is_refused(data: bytes) -> None:
-    with pytest.raises(Corrupt, match="^a journal's head is damaged$"):
+    with pytest.raises(Corrupt, match=r"^a journal's head is damaged$"):
         Head.decode(data)
 
 
@@ -143,7 +144,7 @@ def test_noise_is_refused_in_our_own_words(writes: int, trims: int, noise: bytes
 
 
 def test_another_key_is_refused() -> None:
-    with pytest.raises(Corrupt, match="^journal entry 5 does not authenticate$"):
+    with pytest.raises(Corrupt, match=r"^journal entry 5 does not authenticate$"):
         Entry.decode(ENTRY.encode(KEY), b"K" * 32)
 
 
@@ -169,7 +170,7 @@ def test_the_mac_tells_apart_entries_that_differ_in_anything(other: Entry) -> No
 
 @pytest.mark.parametrize("data", [b"", b"PENT", bytes(64), b"PENU" + bytes(60), b"PENT" + bytes(59)])
 def test_a_slot_without_an_entry_is_refused(data: bytes) -> None:
-    with pytest.raises(Corrupt, match="^a journal slot holds no entry where the head says there is one$"):
+    with pytest.raises(Corrupt, match=r"^a journal slot holds no entry where the head says there is one$"):
         EntryHeader.decode(data)
 
 
@@ -224,11 +225,18 @@ class Applied:
         slot = self.geometry.slot_start(entry.number)
         self.disk.execute([journal.write(slot, count)], entry.encode(KEY), fragments)
         self.expect(slot, entry.encode(KEY) + fragments)
-        assert self.disk.memory == self.expected
+        self.check()
         return fragments
 
     def apply(self, *entries: Entry) -> None:
         self.disk.execute([op for entry in entries for op in apply_ops(self.geometry, entry)])
+
+    def check(self) -> None:
+        """All of the memory is as expected; else the first disk sectors that are not."""
+        if self.disk.memory != self.expected:
+            is_wrong = np.frombuffer(self.disk.memory, np.uint8) != np.frombuffer(self.expected, np.uint8)
+            wrong = np.unique(np.flatnonzero(is_wrong) // DISK_SECTOR_BYTES)
+            raise AssertionError(f"disk sectors {wrong[:8].tolist()} are not what they must be")
 
     def expect(self, start: int, data: bytes) -> None:
         self.expected[start * DISK_SECTOR_BYTES : start * DISK_SECTOR_BYTES + len(data)] = data
@@ -265,7 +273,7 @@ def test_applying_puts_every_tag_and_fragment_home_wipes_the_slot_and_touches_no
     fragments = world.put(entry)
     world.apply(entry)
     world.expect_home(entry, fragments)
-    assert world.disk.memory == world.expected
+    world.check()
 
 
 def test_a_sector_trimmed_and_then_written_in_one_entry_holds_what_was_written() -> None:
@@ -285,7 +293,7 @@ def test_entries_applied_in_one_command_take_effect_in_order() -> None:
     for entry, fragments in [(entry, world.put(entry)) for entry in (first, second)]:
         world.expect_home(entry, fragments)
     world.apply(first, second)
-    assert world.disk.memory == world.expected
+    world.check()
     assert world.disk.part(world.geometry.tag_start(1), 3) == bytes(64) + second.tags
 
 
@@ -295,7 +303,7 @@ def test_a_whole_ring_is_put_and_then_applied() -> None:
     for entry, fragments in [(entry, world.put(entry)) for entry in entries]:
         world.expect_home(entry, fragments)
     world.apply(*entries)
-    assert world.disk.memory == world.expected
+    world.check()
 
 
 def test_applying_twice_would_not_go_unnoticed_it_copies_the_wiped_slot() -> None:
@@ -319,4 +327,4 @@ def test_the_largest_entry_fills_its_slot_and_no_more() -> None:
     assert world.disk.part(geometry.tags_start, 1) == FILLED * 64
     world.apply(entry)
     world.expect_home(entry, fragments)
-    assert world.disk.memory == world.expected
+    world.check()

@@ -93,12 +93,12 @@ def test_the_largest_roster_fits_its_area() -> None:
 @pytest.mark.parametrize("length", [0, 1, 4, 71, AREA_BYTES - 1, AREA_BYTES + 1])
 def test_an_area_of_another_length_is_refused(length: int) -> None:
     for data in (bytes(length), (roster(0, 1, 2, at=1).encode() + b"\0")[:length]):
-        with pytest.raises(Corrupt, match="^there is no roster here$"):
+        with pytest.raises(Corrupt, match=r"^there is no roster here$"):
             Roster.decode(data)
 
 
 def test_another_magic_is_refused() -> None:
-    with pytest.raises(Corrupt, match="^there is no roster here$"):
+    with pytest.raises(Corrupt, match=r"^there is no roster here$"):
         Roster.decode(b"PRSU" + roster(0, 1, 2, at=1).encode()[4:])
 
 
@@ -132,7 +132,7 @@ def test_every_byte_without_a_meaning_must_be_zero() -> None:
     first_departed = HEADER_BYTES + 3 * 32
     end = first_departed + 2 * DEPARTED_BYTES
     for at in [6, 7, *range(first_departed + 1, first_departed + 8), *range(end, AREA_BYTES)]:
-        with pytest.raises(Corrupt, match="^a roster is damaged$"):
+        with pytest.raises(Corrupt, match=r"^a roster is damaged$"):
             Roster.decode(encoded[:at] + b"\x01" + encoded[at + 1 :])
 
 
@@ -151,14 +151,14 @@ def test_noise_is_refused_in_our_own_words_or_is_its_own_encoding(noise: bytes, 
 def test_more_seats_or_departed_than_there_can_be_are_refused(seats: int, departed: int) -> None:
     """And nothing is read from beyond the area, as counts of 255 would have it."""
     encoded = roster(0, 1, 2, at=2, after=1).encode()
-    with pytest.raises(Corrupt, match="^a roster is damaged$"):
+    with pytest.raises(Corrupt, match=r"^a roster is damaged$"):
         Roster.decode(encoded[:4] + bytes([seats, departed]) + encoded[6:HEADER_BYTES] + b"\x55" * (AREA_BYTES - 72))
 
 
 @pytest.mark.parametrize(("at", "after"), [(2, 2), (2, 3)])
 def test_a_roster_that_does_not_come_after_its_predecessor_is_refused(at: int, after: int) -> None:
     """Else the search for the base could go round in circles."""
-    with pytest.raises(Corrupt, match="^a roster is damaged$"):
+    with pytest.raises(Corrupt, match=r"^a roster is damaged$"):
         Roster.decode(roster(0, 1, 2, at=at, after=after).encode())
 
 

@@ -68,7 +68,9 @@ def flipped(data: bytes, bit: int) -> bytes:
     st.integers(SECTOR_BYTES, SECTOR_BYTES + 128),
     st.integers(0),
 )
-def test_what_was_sealed_opens_again(array_id: bytes, indices: list[int], generation: int, width: int, seed: int) -> None:
+def test_what_was_sealed_opens_again(
+    array_id: bytes, indices: list[int], generation: int, width: int, seed: int
+) -> None:
     keys = Keys.derive(PRIVATE_KEY, array_id)
     sectors = [random.Random(seed + at).randbytes(SECTOR_BYTES) for at in range(len(indices))]
     rows, tags = seal(keys, indices, sectors, generation, width, counted_random(seed))
@@ -114,7 +116,7 @@ def test_a_sealed_sector_of_zeros_is_not_the_tag_of_zeros() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, SECTOR_BYTES - 1, SECTOR_BYTES + 1, 2 * SECTOR_BYTES])
 def test_a_sector_of_another_size_is_refused_not_sealed_with_a_tail_of_noise(size: int) -> None:
-    with pytest.raises(ValueError, match="^a sector has 4,096 bytes$"):
+    with pytest.raises(ValueError, match=r"^a sector has 4,096 bytes$"):
         seal(KEYS, [7], [bytes(size)], 3, SECTOR_BYTES + 128, counted_random())
 
 
@@ -333,4 +335,6 @@ def test_the_format_never_changes_unnoticed() -> None:
     rows, tag = seal(KEYS, [7], [SECTOR], 3, 4096, lambda size: bytes(range(size)))
     assert tag[:32].hex() == "8221929f8d241c4d9bdfa49e0d985a3824109a629f2459f01417cb6fc42bcfa6"
     assert tag[32:].hex() == "49776923a38258661d01d85fbb3ffebd98a9633d650d13d20000000000000003"
-    assert hashlib.sha256(rows.tobytes()).hexdigest() == "59ae353ad724d48459b752ac49a84885da6c686261300e7c9c37c817d732b29b"
+    assert (
+        hashlib.sha256(rows.tobytes()).hexdigest() == "59ae353ad724d48459b752ac49a84885da6c686261300e7c9c37c817d732b29b"
+    )

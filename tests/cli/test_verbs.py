@@ -3,6 +3,7 @@
 import json
 import shlex
 import stat
+from pathlib import Path
 
 import click
 import pytest
@@ -126,8 +127,9 @@ def test_a_defect_is_one_sentence_with_a_file(invoke, monkeypatch):
     assert (code, out) == (2, "")
     assert "This is a defect in Perdure (ZeroDivisionError('on purpose'))" in err
     path = err.rstrip().rstrip(".").rpartition(" ")[2]
-    with open(path) as file:
-        assert "Traceback" in file.read()
+    text = Path(path).read_text()
+    Path(path).unlink()
+    assert "Traceback" in text
 
 
 def test_the_installed_command_runs():

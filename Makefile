@@ -1,0 +1,120 @@
+# Two targets are all one needs: `make up` and `make test`. Everything lives in .venv; nothing else is installed, but for
+# the Debian packages that the system tests use, and those only where this user may.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev tools up down test lint soak bench lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# command:Debian package that has it
+TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-img:qemu-utils qemu-io:qemu-utils \
+	fio:fio mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
+
+# How apt-get may be run: by root, by sudo without a password, or not at all.
+define APT
+apt() {
+	if ! command -v apt-get >/dev/null; then return 1; fi
+	if [ "$$(id -u)" = 0 ]; then DEBIAN_FRONTEND=noninteractive apt-get "$$@"
+	elif sudo -n true 2>/dev/null; then sudo -n DEBIAN_FRONTEND=noninteractive apt-get "$$@"
+	else return 1; fi
+}
+endef
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(VENV)/.installed ## Make .venv and install the locked dependencies
+
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/.made:
+	@$(APT)
+	for python in python3.11 python3 python3.12 python3.13; do
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
+		python=
+	done
+	if [ -z "$$python" ]; then
+		echo 'Perdure needs Python 3.11 or later, and there is none; install it (on Debian: apt install python3).' >&2
+		exit 2
+	fi
+	if ! "$$python" -c 'import ensurepip' 2>/dev/null; then
+		package="python$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+		echo "installing the Debian package $$package"
+		if ! { apt -qq update && apt -qq install -y "$$package"; }; then
+			echo "Python's venv module is not complete here; run: apt install $$package" >&2
+			exit 2
+		fi
+	fi
+	"$$python" -m venv $(VENV)
+	touch $@
+
+# --no-build-isolation: the one build dependency is in the lock too, so nothing is fetched that no hash covers.
+$(VENV)/.installed: $(VENV)/.made requirements.lock pyproject.toml
+	@echo 'installing the locked dependencies into $(VENV)'
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@echo 'installing the locked test tools into $(VENV)'
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	touch $@
+
+up: setup ## Serve an array of simulated disks here; ARGS="--size 1G" adds options
+	@$(BIN)/perdure up $(ARGS)
+
+down: setup ## Stop serving; ARGS=--destroy ends the disks too
+	@$(BIN)/perdure down $(ARGS)
+
+tools:
+	@$(APT)
+	missing() { for tool in $(TOOLS); do command -v "$${tool%%:*}" >/dev/null || echo "$$tool"; done; }
+	lacking=$$(missing)
+	if [ -n "$$lacking" ]; then
+		packages=$$(printf '%s\n' $$lacking | cut -d: -f2 | sort -u | tr '\n' ' ')
+		echo "installing the Debian packages that the system tests need: $$packages"
+		apt -qq update || true
+		for package in $$packages; do
+			apt -qq install -y --no-install-recommends "$$package" >/dev/null \
+				|| echo "not installed: $$package (not available, or this user may not)"
+		done
+	fi
+	for tool in $$(missing); do
+		echo "SKIPPED: the tests that need $${tool%%:*}, which is not here; apt install $${tool##*:} brings it"
+	done
+
+test: setup-dev tools ## Run every test but the long ones
+	@$(BIN)/python -m pytest -rs --ignore=tests/soak $(ARGS)
+
+lint: setup-dev ## Check style, types and who imports whom
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: setup-dev tools ## Run the long tests
+	@$(BIN)/python -m pytest -rs tests/soak $(ARGS)
+
+bench: setup-dev tools ## Measure
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lock: setup-dev ## Resolve the dependencies anew and write both locks
+	@$(PIP) install pip-tools
+	compile() {
+		CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+			--allow-unsafe --build-deps-for editable --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+			--no-emit-options "$$@" pyproject.toml
+	}
+	compile --output-file requirements.lock
+	compile --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## Remove .venv and caches; arrays and disks are not touched
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

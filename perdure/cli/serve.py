@@ -1,0 +1,45 @@
+"""`serve`: be the main program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from perdure.cli.options import config_options, find_config, verb
+from perdure.errors import PerdureError
+from perdure.service import background
+from perdure.service.status import ArrayStatus
+
+
+def register(cli: click.Group) -> None:
+    """Add the verb to the command line."""
+
+    @verb(cli, "serve", "perdure serve --config perdure.toml")
+    @config_options
+    @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
+    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
+        """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
+        from perdure.service import main  # noqa: PLC0415  (loads the array code)
+
+        main.log_to_stderr()
+
+        unreported = [ready_fd]  # empty once the report is out: the number may mean another file then
+
+        def on_ready(status: ArrayStatus) -> None:
+            fd = unreported.pop()
+            if fd is not None:
+                background.report_ready(fd, status)
+            elif as_json:
+                click.echo(json.dumps(status.to_json()))
+            else:
+                click.echo(f"serving {status.nbd_uri}")
+
+        try:
+            return main.run(find_config(config_file, directory), on_ready)
+        except PerdureError as error:
+            fd = unreported.pop() if unreported else None
+            if fd is not None:
+                background.report_error(fd, error)
+            raise

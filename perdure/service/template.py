@@ -1,0 +1,73 @@
+"""The text of a configuration: the commented file that `up` writes, and one value changed with all comments kept."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Final
+
+from perdure.errors import Misuse
+
+
+def render(
+    *, disks: int, threshold: int, size: str, addresses: tuple[str, ...], listen: str, dead_after_ms: int
+) -> str:
+    """The commented file that `up` writes; without an id, which `create` adds."""
+    lines = "".join(f'    "{address}",\n' for address in addresses)
+    return _TEMPLATE.format(
+        disks=f"disks = {disks}",
+        threshold=f"threshold = {threshold}",
+        size=f'size = "{size}"',
+        addresses=lines,
+        listen=f'listen = "{listen}"',
+        dead_after_ms=f"dead-after-ms = {dead_after_ms}",
+    )
+
+
+def with_value(text: str, table: str, key: str, value: str) -> str:
+    """`text` with `key = "value"` in `[table]`, comments kept: in place of the key's line, else first in the table.
+
+    Raises Misuse when the file is written in a way that this cannot change; then the user must write the line.
+    """
+    line, lines = f'{key} = "{value}"', text.splitlines()
+    try:
+        start = next(at for at, found in enumerate(lines) if re.fullmatch(rf"\s*\[{table}\]\s*(#.*)?", found)) + 1
+        end = next((at for at in range(start, len(lines)) if re.match(r"\s*\[", lines[at])), len(lines))
+        place = next((at for at in range(start, end) if re.match(rf"\s*{key}\s*=", lines[at])), None)
+        lines[start if place is None else place : start if place is None else place + 1] = [line]
+        changed = "\n".join(lines) + "\n"
+        before, after = tomllib.loads(text), tomllib.loads(changed)
+        before[table][key] = value
+        if before == after:
+            return changed
+    except (StopIteration, tomllib.TOMLDecodeError, KeyError, TypeError):
+        pass  # whatever is odd about the file, the sentence below says what to do
+    raise Misuse(f"The line `{line}` cannot be put into [{table}] of the configuration; write it there yourself.")
+
+
+_TEMPLATE: Final = """\
+# Perdure's configuration. Relative paths start at this file's directory.
+
+[array]
+# The trusted inputs are three: the key, the array's id and the policy. The id is a hash over k, n, the size, the
+# authority's public key, the policy and the first disks; so another policy or another array under this id is refused.
+# `create` writes `id` here. Keep a copy of it and of the key elsewhere: they are what you bring to another machine.
+key-file = "authority.key"        # 32 bytes in hexadecimal; must be readable by its owner only
+policy-file = "policy.json"       # which hardware roots and which disk programs are accepted as evidence
+{disks:33} # n: how many disks hold the array
+{threshold:33} # k: how many must be there; n - k may be lost; more than half of n
+{size:33} # what the array presents; a multiple of 4096 bytes
+
+[disks]
+# Hints by the owner of this machine: where disks may be found. Who answers there proves what it is, or is not used.
+# unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; in the order of the seats.
+addresses = [
+{addresses}]
+
+[serve]
+{listen:33} # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private
+control = "control.sock"          # where `status`, `export` and `down` find the main program
+attest = "flush"                  # "every-read": evidence with every read too; slow
+{dead_after_ms:33} # a disk silent for this long is voted off; writes wait so long
+answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
+"""

@@ -1,0 +1,111 @@
+"""The status object: what a script reads of it."""
+
+import json
+
+import pytest
+
+from perdure.cli import output
+from perdure.errors import Clone, DiskLost, Fenced, Fork, Rollback, Unavailable
+from perdure.service.observe import _action, _state, _state_of
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
+
+NO_ERRORS = {"read": 0, "write": 0, "checksum": 0}
+
+
+def status(*states, failure=None, errors=NO_ERRORS, **changes):
+    disks = tuple(
+        DiskStatus(seat, f"{seat:064x}", f"unix:/d{seat}", state, errors) for seat, state in enumerate(states)
+    )
+    state = _state(failure, disks)
+    values = {
+        "array_id": "ab" * 32,
+        "state": state,
+        "k": 3,
+        "n": len(states),
+        "size_bytes": 256 << 20,
+        "disks": disks,
+        "losses_survived": 1,
+        "summary": "[UUUUU]",
+        "roster_version": "00.1",
+        "dirty_sectors": 0,
+        "tags_known": 0,
+        "journal_last": 7,
+        "strays": (),
+        "nbd_uri": "nbd+unix:///perdure?socket=/x/nbd.sock",
+        "action": _action(state, 1, disks),
+        "failure": None,
+        "exit_code": state.exit_code,
+    }
+    return ArrayStatus(**{**values, **changes})
+
+
+def test_it_goes_through_json_unchanged():
+    made = status(DiskState.ONLINE, DiskState.DEAD)
+    assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert made.to_json()["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "states", "state", "code"),
+    [
+        (None, [DiskState.ONLINE], State.ONLINE, 0),
+        (None, [DiskState.ONLINE, DiskState.SUSPECT], State.DEGRADED, 1),
+        (None, [DiskState.ONLINE, DiskState.CLONE], State.DEGRADED, 1),
+        (Unavailable("x"), [DiskState.DEAD], State.UNUSABLE, 2),
+        (Fenced("x"), [DiskState.ONLINE], State.FENCED, 3),
+        (Fork("x"), [DiskState.ONLINE], State.FORKED, 3),
+        (Rollback("x"), [DiskState.ONLINE], State.FORKED, 3),
+    ],
+)
+def test_state_and_exit_code(failure, states, state, code):
+    made = status(*states, failure=failure)
+    assert (made.state, made.exit_code) == (state, code)
+    assert made.action.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (Clone("another"), DiskState.CLONE),
+        (DiskLost("disk x was restarted and is blank: what it held is gone"), DiskState.BLANK),
+        (DiskLost("it is blank: it was restarted, and what it held is gone"), DiskState.BLANK),
+        (DiskLost("disk unix:/a/blank/x does not answer: no"), DiskState.DEAD),
+        (Rollback("it lacks"), DiskState.DEAD),
+    ],
+)
+def test_what_became_of_a_disk(verdict, state):
+    assert _state_of(verdict) is state
+
+
+def test_people_see_seats_counters_and_strays():
+    errors = {"read": 1, "write": 22, "checksum": 333}
+    stray = {"address": "unix:/d1", "reason": "it is blank"}
+    text = output.status_text(status(DiskState.ONLINE, DiskState.BLANK, errors=errors, strays=(stray,)))
+    lines = text.splitlines()
+    assert lines[1] == "  state: DEGRADED [UUUUU]"
+    assert "seat 1 is blank" in lines[2]
+    row = next(line for line in lines if "BLANK" in line)
+    assert row.split() == ["1", "0000000000000000", "BLANK", "1", "22", "333", "-", "unix:/d1"]
+    assert "712 errors on disks" in text
+    assert lines[-1] == "  stray: unix:/d1: it is blank"
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        ("nbd+unix:///perdure?socket=/a%20b/s", "nbd-client -unix '/a b/s' /dev/nbd0 -name perdure"),
+        ("nbd://127.0.0.1:10809/perdure", "nbd-client 127.0.0.1 10809 /dev/nbd0 -name perdure"),
+        ("nbd://[::1]:10809/perdure", "nbd-client ::1 10809 /dev/nbd0 -name perdure"),
+    ],
+)
+def test_lines_to_paste_are_quoted(uri, line):
+    lines = output.client_lines(uri, "/m n")
+    assert lines["nbd-client"] == line
+    assert lines["nbdfuse"].startswith("mkdir -p '/m n' && nbdfuse '/m n'/disk ")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(4096, "4 KiB"), (256 << 20, "256 MiB"), (1 << 41, "2 TiB"), (1000, "1000 bytes")]
+)
+def test_sizes_for_people(size, text):
+    assert output.human_size(size) == text
