@@ -39,6 +39,10 @@ class DiskLost(Unavailable):
     """One disk is given up: it stayed silent too long, or it came back as another instance."""
 
 
+class Blank(DiskLost):
+    """A disk was restarted: it is another instance, and remembers nothing."""
+
+
 class Corrupt(PerdureError):
     """Bytes that must authenticate do not. Nothing wrong is returned in their place."""
 

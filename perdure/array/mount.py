@@ -20,7 +20,7 @@ from perdure.array.roster import Label, Roster, Version, choose_base, require_qu
 from perdure.array.sealing import Keys
 from perdure.array.session import Session, Trouble
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import Corrupt, DiskLost, Fenced, Fork, Misuse, PerdureError, Rollback, Unavailable
+from perdure.errors import Blank, Corrupt, DiskLost, Fenced, Fork, Misuse, PerdureError, Rollback, Unavailable
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class Mounting:
         """HELLO, and a look at the genesis record before OPEN, so that a foreign array is left alone."""
         greeting = await persistently(self._world, session.hello)
         if greeting.epoch == NO_EPOCH:
-            raise DiskLost("it is blank: it was restarted, and what it held is gone")
+            raise Blank("it was restarted: it is blank, and what it held is gone")
         record = await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)]))
         genesis = Genesis.decode(bytes(record))
         if genesis.array_id != self._array_id:
@@ -197,6 +197,8 @@ class Mounting:
         self, present: dict[bytes, Member], entry: Entry, roster: Roster, seat: int, geometry: Geometry
     ) -> memoryview:
         """The fragments of `entry` that belong on `seat`, coded from those of k members that have them."""
+        if not entry.indices:  # it only trims: there is nothing to read, and a disk refuses an empty run
+            return memoryview(b"")
         first = geometry.slot_start(entry.number) + entry.slot_sectors(geometry)
         run = Run(
             first - len(entry.indices) * geometry.fragment_sectors, len(entry.indices) * geometry.fragment_sectors

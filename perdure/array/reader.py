@@ -18,7 +18,6 @@ from perdure.array.tags import TagTable
 from perdure.errors import Corrupt, Fork, PerdureError, Unavailable
 
 CHUNK_SECTORS = 256
-ATTEMPTS_MAX = 16
 
 
 class Reader:
@@ -162,7 +161,7 @@ class Reader:
 
     async def _second_look(self, index: int, out: memoryview) -> None:
         """The sector did not fit its tag: it was overwritten meanwhile, or some disk gave a wrong fragment."""
-        for _ in range(ATTEMPTS_MAX):
+        while True:
             cached = self._cache.find(index)
             if cached is not None:
                 out[:] = cached
@@ -176,8 +175,9 @@ class Reader:
                     self._repair(index, now, out)
                 return
             if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
-                break
-        raise Corrupt(f"sector {index} cannot be rebuilt: too many disks give wrong fragments. Nothing was returned.")
+                raise Corrupt(
+                    f"sector {index} cannot be rebuilt: too many disks hold wrong fragments. Nothing was returned."
+                )
 
     def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
         """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""

@@ -20,6 +20,7 @@ from perdure.disk import wire
 from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
 from perdure.errors import (
     BadEvidence,
+    Blank,
     Clone,
     Disconnected,
     DiskLost,
@@ -239,12 +240,12 @@ class Session:
     async def _ask_until_known(self, trouble: PerdureError | None) -> None:
         if trouble is not None:
             self.health = Health.SUSPECT
-        while self.lost is None:
+        while True:
             now = self._runtime.now_ms()
             if trouble is not None and self._trouble_since_ms is None:
                 self._trouble_since_ms = now
             if self._trouble_since_ms is not None and now - self._trouble_since_ms > self._dead_after_ms:
-                self._lose(DiskLost(f"disk {self.channel.address} is given up: {trouble}"))
+                self._lose(DiskLost(f"disk {self.channel.address} is given up: {trouble}."))
                 return
             answered = max(self._answered_seq, self.proved_seq)  # as of before the question
             try:
@@ -272,7 +273,7 @@ class Session:
     def _judge(self, greeting: Greeting, answered: int) -> PerdureError | None:
         if greeting.instance != self.instance:
             if greeting.epoch == wire.NO_EPOCH:
-                return DiskLost(f"disk {self.channel.address} was restarted and is blank: what it held is gone")
+                return Blank(f"disk {self.channel.address} was restarted: it is blank, and what it held is gone.")
             return Clone(f"another disk answers at {self.channel.address} in the place of the one the array knows")
         if greeting.epoch > self.epoch:
             return self._fenced()

@@ -121,11 +121,6 @@ def _digest(path: Sequence[bytes]) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(der).digest() for der in path)).digest()
 
 
-def _is_ca(_policy: PathPolicy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if not constraints.ca:
-        raise ValueError("an issuer is not a certificate authority")
-
-
 def _signs_certificates(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
     if not usage.key_cert_sign:
         raise ValueError("an issuer's key is not for signing certificates")
@@ -143,7 +138,7 @@ def _signs_documents(_policy: PathPolicy, _certificate: x509.Certificate, usage:
 
 _CA_POLICY: Final = (
     ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, _is_ca)
+    .require_present(x509.BasicConstraints, Criticality.CRITICAL, None)  # the path builder insists on ca itself
     .require_present(x509.KeyUsage, Criticality.CRITICAL, _signs_certificates)
 )
 _LEAF_POLICY: Final = (

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
-from perdure.errors import Clone, Fenced, Fork, PerdureError, Unavailable
+from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError
 from perdure.service.control import error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
@@ -113,9 +113,7 @@ def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:
 def _state_of(verdict: PerdureError) -> DiskState:
     if isinstance(verdict, Clone):
         return DiskState.CLONE
-    # The core has no class of its own for a disk that was restarted; its two sentences about one have this word.
-    is_blank = isinstance(verdict, Unavailable) and " blank: " in str(verdict)
-    return DiskState.BLANK if is_blank else DiskState.DEAD
+    return DiskState.BLANK if isinstance(verdict, Blank) else DiskState.DEAD
 
 
 # Advice ---------------------------------------------------------------------------------------------------

@@ -533,3 +533,43 @@ def test_a_member_that_lacks_what_others_applied_is_a_rollback(sim: SimArray) ->
     assert array.members.roster.seats[0] is None
     assert array.opened.strays[0].why.exit_code == 3
     assert sim.read(0) == sector(29)
+
+
+def test_an_entry_that_only_trims_is_carried_to_a_member_that_lacks_it() -> None:
+    """What `erase` leaves in the ring when the main program dies: there are no fragments to rebuild."""
+    sim = SimArray()
+    array = sim.create()
+    sim.write(3, 1)
+    sim.settle()
+    sim.channels[4].is_silent = True
+    sim.run(array.trim(3 * SECTOR_BYTES, SECTOR_BYTES))
+    sim.spawn(outcome(array.flush()))
+    sim.loop.run_for(5)
+    sim.crash()
+    array = sim.mount()
+    assert len(array.members.roster.members) == 5
+    assert sim.read(3) == bytes(SECTOR_BYTES)
+
+
+def test_a_member_whose_journal_cannot_be_read_costs_one_attempt(sim: SimArray) -> None:
+    """Its host alters every answer to the READ of an entry; the next attempt asks another holder first."""
+    assert sim.array is not None
+    for value in range(2):
+        sim.run(sim.array.pwrite(0, sector(value + 1), fua=True))
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+    reads = 0
+
+    def alter(lane: Lane, command: bytes, reply: bytes) -> bytes:
+        nonlocal reads
+        if command[65] != wire.Opcode.READ:
+            return reply
+        reads += 1
+        return reply[:-1] + bytes([reply[-1] ^ 1]) if 3 <= reads <= 5 else reply
+
+    channels[0].tamper = alter
+    opened = sim.run(mount(sim.world(), channels, sim.array_id, POLICY))
+    assert len(opened.roster.members) == 5
+    sim.mount()
+    assert sim.read(0) == sector(2)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+
 import pytest
 
 from perdure.array.geometry import SECTOR_BYTES, Run
-from perdure.array.ports import Lane
+from perdure.array.ports import Buffer, Lane
 from perdure.disk import wire
 from perdure.disk.wire import Opcode
 from perdure.errors import Fork, Rollback, Unavailable
+from perdure.sim.disks import SimChannel
 from tests.array.world import SimArray, outcome, sector
 
 
@@ -175,24 +178,33 @@ def test_a_second_look_that_finds_another_tag_looks_again(sim: SimArray) -> None
     assert sim.array is not None
     array = sim.array
     sim.read(0)
-    state = {"plain": 0, "looks": 0}
+    looks = 0
 
-    def meddle(lane: Lane, command: bytes, reply: bytes) -> bytes:
-        if command[65] != Opcode.READ:
-            return reply
-        if not command[66]:
-            state["plain"] += 1
-            return reply[:-1] + bytes([reply[-1] ^ 1]) if state["plain"] == 1 else reply
-        state["looks"] += 1
-        if state["looks"] == 1:
-            sim.spawn(_rewrite(sim))
-        return reply
+    def flip_once(lane: Lane, command: bytes, reply: bytes) -> bytes:
+        sim.channels[0].tamper = None
+        return reply[:-1] + bytes([reply[-1] ^ 1])
 
-    sim.channels[0].tamper = meddle
-    for channel in sim.channels[1:]:
-        channel.latency_ms = (2.0, 2.0)  # the others answer only after the new version is home everywhere
-    assert sim.run(array.pread(0, SECTOR_BYTES)) in (sector(1), sector(500))
-    assert state["looks"] >= 1
+    def held(channel: SimChannel) -> Callable[[Lane, Sequence[Buffer]], Awaitable[memoryview]]:
+        """What is read with evidence arrives only after the new version is home everywhere."""
+        send = channel.exchange
+
+        def exchange(lane: Lane, parts: Sequence[Buffer]) -> Awaitable[memoryview]:
+            nonlocal looks
+            if lane is Lane.READ and parts[1][2]:
+                looks += 1
+                if looks == 1:
+                    sim.loop.call_later(1, lambda: sim.spawn(_rewrite(sim)))
+                if looks <= 5:
+                    channel._arrives_ms[lane] = sim.loop.time_ms + 50
+            return send(lane, parts)
+
+        return exchange
+
+    sim.channels[0].tamper = flip_once
+    for channel in sim.channels:
+        channel.exchange = held(channel)  # type: ignore[method-assign]
+    assert sim.run(array.pread(0, SECTOR_BYTES)) == sector(500)
+    assert looks == 10, "five disks, twice"
 
 
 async def _rewrite(sim: SimArray) -> None:

@@ -313,3 +313,16 @@ def _assert_proposed_before_activated(sim: SimArray) -> None:
         for instance in current.members:
             known = [roster.version for roster in labels[instance] if roster is not None]
             assert max(known) >= current.version
+
+
+def test_answers_that_come_during_a_vote_count_once_it_is_over(sim: SimArray) -> None:
+    assert sim.array is not None
+    sim.write(0, 1)
+    sim.flush()
+    sim.disks[3] = sim.new_disk()
+    sim.channels[3].close()
+    sim.channels[4].latency_ms = (30.0, 30.0)
+    sim.run(sim.array.pwrite(0, sector(2), fua=True))
+    assert sim.read(0) == sector(2)
+    assert sim.array.members.roster.seats[3] is None
+    assert sim.array.members.roster.seats[4] is not None

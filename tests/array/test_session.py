@@ -23,6 +23,7 @@ from perdure.errors import (
     WrongCommitment,
 )
 from perdure.sim.disks import SimChannel
+from perdure.sim.loop import Future
 from tests.array.world import SimArray, outcome
 
 FIRST = b"\0" * 7 + b"\1" + b"a" * 8
@@ -279,3 +280,24 @@ def test_one_recovery_serves_all_who_wait_and_keeps_their_order(pair: Pair) -> N
     assert pair.disk.memory[:64] == bytes([9]) * 64  # type: ignore[union-attr]
     again = [c for c in pair.disk.commands if c[65] == Opcode.HELLO]  # type: ignore[union-attr]
     assert len(again) - len(hellos) == 1
+
+
+def test_a_failure_of_what_has_been_sent_again_meanwhile_is_not_followed_up(pair: Pair) -> None:
+    loop = pair.sim.loop
+    first, second = Future(loop), Future(loop)
+    pair.channel.exchange = lambda lane, parts: first  # type: ignore[method-assign,assignment]
+    ops = [wire.OP.pack(wire.OpKind.TRIM, 0, 1, 0)]
+
+    async def run() -> None:
+        await pair.session.execute(ops, evidence=False)
+
+    task = pair.sim.spawn(run())
+    loop.run_for(1)
+    (pending,) = pair.session._pending
+    pending.reply = second
+    command = b"".join(bytes(part) for part in pending.command.parts)
+    first.set_error(Disconnected("late news"))
+    second.set_result(memoryview(pair.disk.reply(command)))  # type: ignore[union-attr]
+    loop.run_for(1)
+    assert task.done
+    assert pair.session.health is Health.ONLINE
