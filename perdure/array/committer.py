@@ -14,20 +14,21 @@ home, TRIM the slot), puts the next entry into the ring, and moves the head; so 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from perdure.array import journal, sealing
 from perdure.array.cache import Batch, WriteCache
+from perdure.array.change import RosterChange
 from perdure.array.create import Opened
 from perdure.array.erasure import Code
-from perdure.array.geometry import HEAD_AREA, ROSTER_AREA, SLOTS, TRIM_SECTORS_MAX
+from perdure.array.geometry import HEAD_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
 from perdure.array.members import Members
-from perdure.array.ports import Buffer, Event, Runtime, results
-from perdure.array.roster import Version
+from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.session import Session
 from perdure.array.tags import TagTable
 from perdure.errors import Fenced, Fork, PerdureError, Unavailable
 
@@ -35,6 +36,7 @@ IN_FLIGHT_MAX = 8
 """EXECUTEs under way to each disk."""
 ROUNDS_MAX = 2
 """Rounds of evidence under way on behalf of FLUSHes; those that come meanwhile share the next."""
+CHANGE_POLL_MS = 10
 UNPROVED_MAX = 4
 """Entries after which evidence is asked for even if nobody flushes, so that the ring never fills up."""
 
@@ -83,7 +85,11 @@ class Committer:
         self._flushes: list[Waiter] = []
         self._rooms: list[Waiter] = []
         self._is_changing = False
-        members.on_lost = self._start_change
+        self._is_holding = False
+        self._joiners: dict[int, Session] = {}
+        self._quiet: list[Waiter] = []
+        self._change = RosterChange(members, self._geometry, opened.epoch, runtime)
+        members.on_lost = self._start_vote
 
     # What the engine asks ---------------------------------------------------------------------------------
 
@@ -138,8 +144,9 @@ class Committer:
         """End this mount: everyone who waits, and everyone who comes, gets `error`."""
         if self.failure is None:
             self.failure = error
-        waiting = [*self._flushes, *self._rooms, *(w for execution in self._executions for w in execution.waiters)]
-        self._flushes, self._rooms = [], []
+        waiting = [*self._flushes, *self._rooms, *self._quiet]
+        waiting += [waiter for execution in self._executions for waiter in execution.waiters]
+        self._flushes, self._rooms, self._quiet = [], [], []
         for waiter in waiting:
             waiter.error = self.failure
             waiter.event.set()
@@ -150,7 +157,7 @@ class Committer:
         """Send all that may be sent now; when idle, what was written is not kept back for a fuller batch."""
         while self.failure is None and not self._is_changing and len(self._executions) < IN_FLIGHT_MAX:
             flushing = bool(self._flushes) and sum(bool(e.waiters) for e in self._executions) < ROUNDS_MAX
-            has_slot = self._last + 1 - SLOTS <= self._applied_proved
+            has_slot = not self._is_holding and self._last + 1 - SLOTS <= self._applied_proved
             batch = self._cache.take(partial=flushing or is_idle) if has_slot else None
             waiters = self._take_flushes() if flushing else []
             # Without evidence for what was sent, and a round that applies it, slots never become free again.
@@ -186,10 +193,12 @@ class Committer:
             self._asked = self._last
         ops.append(journal.write(self._geometry.head_start, HEAD_AREA))
         head = Head(self._last, self._applied_sent).encode()
-        execution = Execution(self._last, self._applied_sent, evidence, set(self._members.roster.members), waiters)
+        receivers = [*self._members, *self._joiners.items()]
+        waiting = {session.instance for _, session in receivers}
+        execution = Execution(self._last, self._applied_sent, evidence, waiting, waiters)
         self._executions.append(execution)
         self.sent_count += 1
-        for seat, session in self._members:
+        for seat, session in receivers:
             answer = session.execute(ops, (prefix, columns[seat], head), evidence=evidence)
             self._runtime.spawn(self._watch(execution, session.instance, answer))
 
@@ -217,18 +226,24 @@ class Committer:
             await answer
         except PerdureError as verdict:
             self._members.report_lost(instance, verdict)
-            return
-        execution.waiting.discard(instance)
+            self._joiners = {seat: joiner for seat, joiner in self._joiners.items() if joiner.instance != instance}
+        else:
+            execution.waiting.discard(instance)
         self._settle()
 
     def _settle(self) -> None:
-        """Finish, in order, the executions that every member of the roster in force has answered (rule 8)."""
+        """Finish, in order, the executions that every member of the roster in force has answered (rule 8).
+
+        Joiners are waited for too, though they count for nothing, so that none falls behind without bound.
+        """
         if self._is_changing or self.failure is not None:
             return
-        members = self._members.roster.members
-        while self._executions and not self._executions[0].waiting & members:
+        needed = self._members.roster.members | {joiner.instance for joiner in self._joiners.values()}
+        while self._executions and not self._executions[0].waiting & needed:
             self._finish(self._executions.popleft())
         self.pump()
+        if self._is_holding and not self._executions and self._applied_proved == self._last:
+            self._quiet = _wake(self._quiet)
 
     def _finish(self, execution: Execution) -> None:
         if execution.evidence:
@@ -236,12 +251,9 @@ class Committer:
             for number in range(self._applied_proved + 1, execution.applied + 1):
                 self._come_home(*self._entries.pop(number))
             self._applied_proved = execution.applied
-        for waiter in execution.waiters:
-            waiter.event.set()
-        if self._rooms and not self._cache.is_full:
-            rooms, self._rooms = self._rooms, []
-            for waiter in rooms:
-                waiter.event.set()
+        _wake(execution.waiters)
+        if not self._cache.is_full:
+            self._rooms = _wake(self._rooms)
 
     def _come_home(self, entry: Entry, batch: Batch) -> None:
         """Every disk has the entry in its homes: reads go there from now on."""
@@ -251,9 +263,9 @@ class Committer:
             self._tags.put(run.start, entry.tags[at * 64 : (at + run.count) * 64])
         self._cache.evict(batch)
 
-    # Removal ----------------------------------------------------------------------------------------------
+    # Roster changes ---------------------------------------------------------------------------------------
 
-    def _start_change(self) -> None:
+    def _start_vote(self) -> None:
         # A Clone or a Rollback is one disk's; these two say that another main program writes to the array.
         forks = (verdict for verdict in self._members.lost.values() if type(verdict) in (Fenced, Fork))
         fork = next(forks, None)
@@ -261,44 +273,59 @@ class Committer:
             self.fail(fork)
         elif not self._is_changing and self.failure is None:
             self._is_changing = True
-            self._runtime.spawn(self._change())
+            self._runtime.spawn(self._vote())
 
-    async def _change(self) -> None:
-        """Vote off the lost, until a roster without them is in force (rule 9)."""
-        counter = self._members.roster.version.counter
-        while self.failure is None and (gone := self._members.roster.members & self._members.lost.keys()):
-            survivors = self._members.roster.members - gone
-            if len(survivors) < self._geometry.k:
-                self.fail(self._too_few(len(survivors)))
-                return
-            counter += 1
-            target = self._members.roster.without(gone, Version(self._epoch, counter), self._last, self._applied_proved)
-            # Rule 4: PROPOSE on all of P; P has at least k of C. The base stays in force if one of them dies now.
-            base, place = self._members.roster, self._geometry.current_start
-            proposing = [journal.write(place, 2 * ROSTER_AREA)]
-            if await self._on_all(survivors, proposing, (base.encode(), target.encode())):
-                # Rule 5: once a member has activated, the target is the base for whatever comes next.
-                self._members.roster = target
-                activating = [journal.write(place, ROSTER_AREA), journal.trim(place + ROSTER_AREA, ROSTER_AREA)]
-                await self._on_all(survivors, activating, (target.encode(),))
+    async def _vote(self) -> None:
+        try:
+            await self._change.vote_off_the_lost(self._last, self._applied_proved)
+        except Unavailable as error:
+            self.fail(error)
         self._is_changing = False
         self._settle()
 
-    async def _on_all(self, instances: frozenset[bytes], ops: list[bytes], data: Sequence[Buffer]) -> bool:
-        """One step on every one of `instances`, with evidence; False when one was lost meanwhile."""
+    async def admit(self, seat: int, joiner: Session, ops: list[bytes], data: Callable[[], Sequence[Buffer]]) -> None:
+        """From here on `joiner` gets every EXECUTE, after its first: `ops`. At that moment every ring is empty.
 
-        async def step(instance: bytes) -> None:
-            try:
-                await self._members.sessions[instance].execute(ops, data, evidence=True)
-            except PerdureError as verdict:
-                self._members.report_lost(instance, verdict)
+        `data` is asked for then, too late for an entry to come between. Raises what ended the mount, or the joiner.
+        """
+        self._is_holding = True
+        try:
+            waiter = self._wait_in(self._quiet)
+            self._settle()
+            await self._await(waiter)
+            self._joiners[seat] = joiner
+            welcome = joiner.execute(ops, data(), evidence=True)
+        finally:
+            self._is_holding = False
+            self.pump()
+        await welcome
 
-        results(await self._runtime.gather(*(step(instance) for instance in instances)))
-        return not instances & self._members.lost.keys()
+    async def adopt(self, seat: int) -> None:
+        """Make the joiner on `seat` a member: it has everything. Raises what ended it, or the mount."""
+        joiner = self._joiners[seat]
+        while self._is_changing:
+            await self._runtime.sleep(CHANGE_POLL_MS)
+        self.require_working()
+        self._is_changing = True
+        try:
+            while joiner.lost is None and joiner.instance not in self._members.roster.members:
+                await self._change.take_in(seat, joiner, self._last, self._applied_proved)
+        except Unavailable as error:
+            self.fail(error)
+        self._is_changing = False
+        self.dismiss(seat)
+        self._settle()
+        self.require_working()
+        if joiner.lost is not None:
+            raise joiner.lost
 
-    def _too_few(self, count: int) -> Unavailable:
-        verdicts = " ".join(str(verdict) for verdict in self._members.lost.values())
-        return Unavailable(
-            f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
-            f"is lost while they keep running, and nothing older is served. {verdicts}"
-        )
+    def dismiss(self, seat: int) -> None:
+        """The joiner on `seat`, if there is one, gets nothing more: it is a member now, or has failed."""
+        self._joiners.pop(seat, None)
+
+
+def _wake(waiters: list[Waiter]) -> list[Waiter]:
+    """Let all of them go on; returns the empty list."""
+    for waiter in waiters:
+        waiter.event.set()
+    return []

@@ -12,8 +12,9 @@ from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
 from perdure.array.create import Opened, World
 from perdure.array.geometry import SECTOR_BYTES, TRIM_SECTORS_MAX, Run, ceil_div
+from perdure.array.join import Join, Progress
 from perdure.array.members import Members
-from perdure.array.ports import Buffer
+from perdure.array.ports import Buffer, Channel
 from perdure.array.reader import Reader
 from perdure.array.roster import Departed
 from perdure.array.sealing import Keys
@@ -58,6 +59,7 @@ class Array:
             every_read=attest_every_read,
         )
         self.committer = Committer(opened, keys, self.members, self.cache, self.reader.tags, world.runtime)
+        self._world = world
         self._is_closed = False
 
     def start(self) -> None:
@@ -144,6 +146,24 @@ class Array:
         return Erased(
             self.array_id, offset, length, self.committer.last, tuple(sorted(roster.members)), roster.departed
         )
+
+    # Repair -----------------------------------------------------------------------------------------------
+
+    async def join(self, channel: Channel, seat: int, progress: Progress, *, sectors_per_s: int = 0) -> None:
+        """Rebuild an empty seat on the disk behind `channel`, while writes go on, and make it a member.
+
+        A fresh disk gets all of it; one that was voted off this very seat gets what it missed. Raises Misuse,
+        DiskLost, or what ended the mount; then nothing has changed but that disk.
+        """
+        self._check(0, 0)
+        joining = Join(
+            self._world, self.opened.genesis, self.opened.epoch, self.members, self.cache, self.reader, self.committer
+        )
+        session = self._world.session(channel)
+        await joining.run(session, seat, progress, sectors_per_s=sectors_per_s)
+        self._runtime.spawn(self._heartbeat(session.instance))
+
+    # The end ----------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Flush, bring everything home, and let go of the disks. The array can be mounted again by anyone entitled."""

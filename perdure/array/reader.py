@@ -12,7 +12,7 @@ from perdure.array.erasure import Code
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event, Runtime, results
-from perdure.array.sealing import NEVER_WRITTEN, Keys, unseal_into
+from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal_into
 from perdure.array.session import Session, Trouble
 from perdure.array.tags import TagTable
 from perdure.errors import Corrupt, Fork, PerdureError, Unavailable
@@ -79,6 +79,40 @@ class Reader:
         flat = stacked.reshape(count * self._geometry.k * width).data
         step = self._geometry.k * width
         return [flat[at * step : at * step + SECTOR_BYTES] for at in range(count)]
+
+    async def fragments(self, run: Run, seat: int) -> dict[int, Buffer]:
+        """The fragments that belong on `seat`, by sector, each proved to be of the version that its tag names.
+
+        A sector that changes meanwhile is left out: its new version is on its way to every disk. Raises Corrupt.
+        """
+        tags = self.tags.get(run)
+        columns = await self._columns(run, self._geometry.k, evidence=False)
+        rows = self._rows(columns, run.count)
+        column = self._code.encode(b"".join(self._code.decode(columns)))[seat]
+        size = self._geometry.fragment_bytes
+        found: dict[int, Buffer] = {}
+        for at in range(run.count):
+            index, tag = run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
+            try:
+                check(self._keys, index, tag, rows[at])
+            except Corrupt:
+                found.update(await self._fragment_again(index, seat))
+            else:
+                found[index] = column[at * size : (at + 1) * size]
+        return found
+
+    async def _fragment_again(self, index: int, seat: int) -> dict[int, Buffer]:
+        """One fragment from whichever k members hold the right ones, with evidence; none if the sector has changed."""
+        now = self.tags.get(Run(index, 1))
+        columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
+        good = self._try_all(index, now, columns, memoryview(bytearray(SECTOR_BYTES)))
+        if good is not None:
+            self._blame(columns, good)
+            data = self._code.decode({at: columns[at] for at in good})
+            return {index: self._code.encode(b"".join(data))[seat]}
+        if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
+            raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments.")
+        return {}
 
     # Tags -------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,13 @@ class Roster:
         )
         return Roster(version, self.version, last, applied, seats, (self.departed + newly)[-DEPARTED_MAX:])
 
+    def with_member(self, seat: int, instance: bytes, version: Version, last: int, applied: int) -> Roster:
+        """The successor in which `instance` holds the empty `seat` and nothing else has changed (rule 11)."""
+        assert self.seats[seat] is None
+        seats = (*self.seats[:seat], instance, *self.seats[seat + 1 :])
+        departed = tuple(gone for gone in self.departed if gone.instance != instance)
+        return Roster(version, self.version, last, applied, seats, departed)
+
     def encode(self) -> bytes:
         """The one encoding, filled with zeros to the whole area on the disk."""
         head = _HEADER.pack(

@@ -107,10 +107,17 @@ def unseal_into(keys: Keys, index: int, tag: bytes, ciphertext: memoryview, out:
     if tag == NEVER_WRITTEN:
         out[:] = bytes(SECTOR_BYTES)
         return
+    digest = check(keys, index, tag, ciphertext)
+    key = _xor(tag[:32], hmac.digest(keys.wrap, keys.array_id + index.to_bytes(8, "big") + tag[56:] + digest, "sha256"))
+    _stream(key).update_into(ciphertext, out)
+
+
+def check(keys: Keys, index: int, tag: bytes, ciphertext: memoryview) -> bytes:
+    """The SHA-256 of `ciphertext`, if it is the version of sector `index` that `tag` names. Raises Corrupt if not."""
     digest = sha256(ciphertext).digest()
     wrap, mac, generation = tag[:32], tag[32:56], tag[56:]
     place = index.to_bytes(8, "big") + generation
     expected = hmac.digest(keys.mac, keys.array_id + place + wrap + digest, "sha256")[:24]
     if not hmac.compare_digest(mac, expected):
         raise Corrupt(f"sector {index} does not authenticate; nothing was returned in its place")
-    _stream(_xor(wrap, hmac.digest(keys.wrap, keys.array_id + place + digest, "sha256"))).update_into(ciphertext, out)
+    return digest

@@ -111,7 +111,7 @@ class Session:
             greeting = await self.hello()  # it may have landed all the same
             if greeting.epoch > epoch:
                 raise self._fenced() from None
-            if (greeting.instance, greeting.epoch) != (instance, epoch):
+            if (greeting.instance, greeting.epoch, greeting.seq) != (instance, epoch, 0):
                 raise
 
     def execute(self, ops: Sequence[bytes], data: Sequence[Buffer] = (), *, evidence: bool) -> Awaitable[None]:

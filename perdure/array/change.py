@@ -1,0 +1,82 @@
+"""Roster changes while serving: the lost are voted off, a rebuilt disk is taken in (rules 4, 5, 9 and 11).
+
+One change only removes or only adds. It is proposed to every member of the new roster, then activated on every one;
+between the first activation and the last the new roster is the base for whatever comes next, but only when all have
+activated is it in force. Whoever calls this lets nothing be acknowledged meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.array import journal
+from perdure.array.geometry import ROSTER_AREA, Geometry
+from perdure.array.members import Members
+from perdure.array.ports import Buffer, Runtime, results
+from perdure.array.roster import Roster, Version
+from perdure.array.session import Session
+from perdure.errors import PerdureError, Unavailable
+
+
+class RosterChange:
+    """Changes the roster of `members`, in the epoch of this mount."""
+
+    def __init__(self, members: Members, geometry: Geometry, epoch: bytes, runtime: Runtime) -> None:
+        self._members = members
+        self._geometry = geometry
+        self._epoch = epoch
+        self._runtime = runtime
+        self._counter = members.roster.version.counter
+
+    async def vote_off_the_lost(self, last: int, applied: int) -> None:
+        """Return when a roster without any lost disk is in force; `last` and `applied` are the journal's position.
+
+        Raises Unavailable when fewer than k disks are left.
+        """
+        while gone := self._members.roster.members & self._members.lost.keys():
+            base = self._members.roster
+            if len(base.members - gone) < self._geometry.k:
+                raise self._too_few(len(base.members - gone))
+            await self._change(base, base.without(gone, self._next_version(), last, applied))
+
+    async def take_in(self, seat: int, session: Session, last: int, applied: int) -> None:
+        """Return when a roster with this disk is in force, or with it lost again; all it must hold is on it."""
+        self._members.sessions[session.instance] = session
+        self._members.lost.pop(session.instance, None)  # it may have been lost before; that is over
+        base = self._members.roster
+        await self._change(base, base.with_member(seat, session.instance, self._next_version(), last, applied))
+        await self.vote_off_the_lost(last, applied)
+
+    def _next_version(self) -> Version:
+        self._counter += 1
+        return Version(self._epoch, self._counter)
+
+    async def _change(self, base: Roster, target: Roster) -> None:
+        """PROPOSE, then ACTIVATE. If one of `target` is lost on the way, what is not in force is left to the next."""
+        place = self._geometry.current_start
+        proposing = [journal.write(place, 2 * ROSTER_AREA)]
+        if not await self._on_all(target, proposing, (base.encode(), target.encode())):
+            return  # rule 4: the base stays; whoever finds the proposal finds it void
+        self._members.roster = target  # rule 5: once a member has activated, the target is the base
+        activating = [journal.write(place, ROSTER_AREA), journal.trim(place + ROSTER_AREA, ROSTER_AREA)]
+        await self._on_all(target, activating, (target.encode(),))
+
+    async def _on_all(self, roster: Roster, ops: list[bytes], data: Sequence[Buffer]) -> bool:
+        """One step on every member of `roster`, with evidence; False when one was lost meanwhile."""
+
+        async def step(instance: bytes) -> bool:
+            try:
+                await self._members.sessions[instance].execute(ops, data, evidence=True)
+            except PerdureError as verdict:
+                self._members.report_lost(instance, verdict)
+                return False
+            return True
+
+        return all(results(await self._runtime.gather(*(step(instance) for instance in roster.members))))
+
+    def _too_few(self, count: int) -> Unavailable:
+        verdicts = " ".join(str(verdict) for verdict in self._members.lost.values())
+        return Unavailable(
+            f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
+            f"is lost while they keep running, and nothing older is served. {verdicts}"
+        )

@@ -1,0 +1,301 @@
+"""A disk joins while writes go on: fresh, or back after a while; and everything that can go wrong meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.array.erasure import Code
+from perdure.array.geometry import SECTOR_BYTES
+from perdure.array.join import Progress
+from perdure.array.mount import mount
+from perdure.array.ports import Lane
+from perdure.errors import DiskLost, Fenced, Misuse, Unavailable
+from perdure.sim.disks import SimChannel
+from tests.array.world import POLICY, SimArray, outcome, sector
+
+SECTORS = 600
+
+
+async def _wait(task: object) -> object:
+    return await task  # type: ignore[misc]
+
+
+def _degraded(seed: int = 0, k: int = 3, n: int = 5, dead: int = 2) -> SimArray:
+    """An array with data in it, and seat `dead` voted off."""
+    sim = SimArray(k=k, n=n, sectors=SECTORS, seed=seed, dead_after_ms=200)
+    sim.create()
+    for index in range(0, SECTORS, 3):
+        sim.write(index, index + 1)
+    sim.settle()
+    sim.kill(dead)
+    sim.flush()
+    assert sim.array is not None
+    assert sim.array.members.roster.seats[dead] is None
+    return sim
+
+
+def _replace(sim: SimArray, seat: int) -> SimChannel:
+    """A fresh disk at the seat's address."""
+    sim.disks[seat] = sim.new_disk()
+    return sim.new_channels()[seat]
+
+
+def _expect(sim: SimArray, changes: dict[int, int]) -> None:
+    for index in range(SECTORS):
+        value = changes.get(index, index + 1 if index % 3 == 0 else 0)
+        assert sim.read(index) == sector(value), f"sector {index}"
+
+
+def test_a_fresh_disk_takes_a_dead_ones_seat_while_writes_flow() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    array = sim.array
+    changes: dict[int, int] = {}
+    progress = Progress(SECTORS)
+    joining = sim.spawn(array.join(_replace(sim, 2), 2, progress))
+    value = 10_000
+    while not joining.done:
+        index = sim.loop.rng.randrange(SECTORS)
+        if sim.loop.rng.random() < 0.2:
+            sim.run(array.trim(index * SECTOR_BYTES, SECTOR_BYTES))
+            changes[index] = 0
+        else:
+            value += 1
+            sim.run(array.pwrite(index * SECTOR_BYTES, sector(value), fua=sim.loop.rng.random() < 0.3))
+            changes[index] = value
+        sim.loop.run_for(sim.loop.rng.random() * 0.2)
+    sim.run(_wait(joining))
+    assert progress.done == SECTORS
+    assert len(array.members.roster.members) == 5
+    _expect(sim, changes)
+    sim.flush()
+    sim.kill(0, 1)  # now every read needs the new disk
+    _expect(sim, changes)
+    sim.crash()
+    sim.mount()
+    _expect(sim, changes)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_new_disk_holds_exactly_what_its_seat_must(seed: int) -> None:
+    sim = _degraded(seed)
+    assert sim.array is not None
+    for index in range(0, SECTORS, 7):
+        sim.write(index, seed + index)
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    sim.settle()
+    for index in range(SECTORS):
+        assert _held(sim, index, 2) == _expected_fragment(sim, index, 2), f"sector {index}"
+
+
+def _held(sim: SimArray, index: int, seat: int) -> bytes:
+    """What a disk's memory holds of a sector."""
+    disk = sim.disks[seat]
+    assert disk is not None
+    start = sim.geometry.fragment_start(index) * 64
+    return bytes(disk.memory[start : start + sim.geometry.fragment_bytes])
+
+
+def _expected_fragment(sim: SimArray, index: int, seat: int) -> bytes:
+    """What it must hold, coded from three others."""
+    code = Code(sim.geometry.k, sim.geometry.n)
+    data = code.decode({other: _held(sim, index, other) for other in (0, 1, 3)})
+    return bytes(code.encode(b"".join(bytes(part) for part in data))[seat])
+
+
+def test_a_disk_that_comes_back_gets_only_what_it_missed() -> None:
+    sim = _degraded(dead=4)
+    assert sim.array is not None
+    changes = {}
+    for index in range(0, 60, 5):
+        sim.write(index, 7000 + index)
+        changes[index] = 7000 + index
+    sim.run(sim.array.trim(90 * SECTOR_BYTES, 30 * SECTOR_BYTES))
+    changes |= dict.fromkeys(range(90, 120), 0)
+    sim.settle()
+    disk = sim.disks[4]
+    assert disk is not None
+    disk.is_alive = True
+    progress = Progress(SECTORS)
+    channel = sim.new_channels()[4]
+    sim.run(sim.array.join(channel, 4, progress))
+    assert progress.mended == 12 + 10, "twelve written, ten of the trimmed ones were in use"
+    assert channel.sent_bytes < 100_000
+    assert sim.array.members.roster.departed == ()
+    sim.kill(0, 1)
+    _expect(sim, changes)
+
+
+def test_a_disk_that_comes_back_to_another_seat_gets_everything() -> None:
+    """Equal tags mean equal fragments on one seat only."""
+    sim = _degraded(dead=4)
+    assert sim.array is not None
+    sim.kill(3)
+    sim.flush()
+    disk = sim.disks[4]
+    assert disk is not None
+    disk.is_alive = True
+    progress = Progress(SECTORS)
+    sim.run(sim.array.join(sim.new_channels()[4], 3, progress))
+    assert progress.mended >= SECTORS // 3
+    sim.kill(0)
+    _expect(sim, {})
+
+
+def test_refuses_a_taken_seat_a_member_a_small_disk_and_a_strange_one() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    join = sim.array.join
+    fresh = _replace(sim, 2)
+    assert "is taken" in str(sim.run(outcome(join(fresh, 1, Progress(SECTORS)))))
+    assert "member already" in str(sim.run(outcome(join(sim.new_channels()[0], 2, Progress(SECTORS)))))
+    small = SimArray(k=3, n=5, sectors=8)
+    small.loop = sim.loop
+    sim.disks[2] = small.new_disk()
+    assert "lends" in str(sim.run(outcome(join(sim.new_channels()[2], 2, Progress(SECTORS)))))
+    other = SimArray(k=3, n=5, sectors=SECTORS, seed=5)
+    other.create()
+    sim.disks[2] = other.disks[0]
+    result = sim.run(outcome(join(sim.new_channels()[2], 2, Progress(SECTORS))))
+    assert isinstance(result, Misuse)
+    assert "another array" in str(result)
+    assert len(sim.array.members.roster.members) == 4
+
+
+def test_a_joiner_that_dies_changes_nothing_at_any_moment() -> None:
+    for moment in range(1, 40, 3):
+        sim = _degraded()
+        assert sim.array is not None
+        channel = _replace(sim, 2)
+        count = 0
+
+        def die(lane: Lane, command: bytes, sim: SimArray = sim, moment: int = moment) -> bytes | None:
+            nonlocal count
+            count += 1
+            if count == moment:
+                sim.kill(2)
+            return None
+
+        channel.intercept = die
+        result = sim.run(outcome(sim.array.join(channel, 2, Progress(SECTORS))))
+        if count < moment:
+            assert result is None
+            break
+        assert isinstance(result, DiskLost), result
+        sim.write(0, 5)
+        sim.flush()
+        assert sim.array.members.roster.seats[2] is None
+        sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+        _expect(sim, {0: 5})
+    assert moment > 8
+
+
+def test_a_member_that_dies_during_the_rebuild_is_voted_off_and_the_rebuild_goes_on() -> None:
+    for moment in range(1, 60, 4):
+        sim = _degraded()
+        assert sim.array is not None
+        channel = _replace(sim, 2)
+        count = 0
+
+        def die(lane: Lane, command: bytes, sim: SimArray = sim, moment: int = moment) -> bytes | None:
+            nonlocal count
+            count += 1
+            if count == moment:
+                sim.kill(0)
+            return None
+
+        for each in [channel, *sim.channels]:
+            each.intercept = die
+        sim.run(sim.array.join(channel, 2, Progress(SECTORS)))
+        sim.run(sim.array.pwrite(0, sector(8), fua=True))
+        seats = sim.array.members.roster.seats
+        assert seats[2] is not None
+        assert sum(seat is not None for seat in seats) == 4 + (count < moment)
+        _expect(sim, {0: 8})
+        sim.crash()
+        sim.mount()
+        _expect(sim, {0: 8})
+
+
+def test_main_crashes_at_any_moment_of_a_rebuild() -> None:
+    """The next mount has everything; what was half rebuilt is no member, and can be rebuilt again."""
+    for stop in range(1, 90, 5):
+        sim = _degraded()
+        assert sim.array is not None
+        channel = _replace(sim, 2)
+        count = 0
+        owner = sim.owner
+
+        def crash(
+            lane: Lane, command: bytes, sim: SimArray = sim, stop: int = stop, owner: object = owner
+        ) -> bytes | None:
+            nonlocal count
+            count += 1
+            if count == stop:
+                sim.loop.kill(owner)
+            return None
+
+        for each in [channel, *sim.channels]:
+            each.intercept = crash
+        task = sim.spawn(outcome(sim.array.join(channel, 2, Progress(SECTORS))))
+        while not task.done:
+            sim.loop.step()
+        sim.crash()
+        array = sim.mount()
+        _expect(sim, {})
+        if array.members.roster.seats[2] is None:
+            sim.run(array.join(sim.new_channels()[2], 2, Progress(SECTORS)))
+        sim.kill(0, 1)
+        _expect(sim, {})
+
+
+def test_the_speed_of_a_rebuild_can_be_limited() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    start = sim.loop.now_ms()
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), sectors_per_s=1000))
+    assert 500 <= sim.loop.now_ms() - start <= 1500
+
+
+def test_a_later_mount_ends_a_rebuild() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    first, owner = sim.array, sim.owner
+    joining = sim.spawn(outcome(first.join(_replace(sim, 2), 2, Progress(SECTORS), sectors_per_s=1000)))
+    sim.loop.run_for(100)
+    sim.mount()
+    sim.owner = owner
+    result = sim.run(_wait(joining))
+    assert isinstance(result, Fenced | Unavailable), result
+
+
+def test_every_disk_replaced_in_turn_again_and_again_loses_nothing() -> None:
+    """A21: the host keeps every old disk running and shows them all; they are not the array any more."""
+    sim = SimArray(k=2, n=3, sectors=30, dead_after_ms=200)
+    array = sim.create()
+    for index in range(30):
+        sim.write(index, index + 1)
+    sim.settle()
+    old = []
+    for turn in range(7):
+        seat = turn % 3
+        old.append(sim.disks[seat])
+        channel = _replace(sim, seat)
+        sim.channels[seat].close()
+        sim.write(seat, 100 + turn)
+        sim.flush()
+        sim.run(array.join(channel, seat, Progress(30)))
+        sim.channels[seat] = channel
+    assert len(array.members.roster.departed) == 7
+    sim.crash()
+    newest = list(sim.disks)
+    sim.disks = [*old[-4:], None, None]  # type: ignore[list-item]
+    result = sim.run(outcome(_mount_of(sim)))
+    assert isinstance(result, Unavailable), "no two of the old ones may pass for the array"
+    sim.disks = newest
+    sim.mount()
+    assert [int.from_bytes(sim.read(index)[:8], "big") for index in range(3)] == [106, 104, 105]
+
+
+async def _mount_of(sim: SimArray) -> object:
+    return await mount(sim.world(), sim.new_channels(), sim.array_id, POLICY)
