@@ -1,0 +1,1 @@
+"""Longer variants of the system tests: `make soak`."""
