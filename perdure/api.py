@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from perdure.array.commands import Authority
-from perdure.array.create import Opened, World
 from perdure.array.create import create as create_on
 from perdure.array.engine import Array, Erased
 from perdure.array.geometry import Geometry
 from perdure.array.mount import mount
 from perdure.array.ports import Buffer
+from perdure.array.world import Opened, World
 from perdure.evidence.policy import Policy
 from perdure.shell.channel import SocketChannel
 from perdure.shell.runtime import AsyncioRuntime
@@ -91,9 +91,10 @@ async def _opened(host: Host, opening: Coroutine[Any, Any, Array]) -> AsyncItera
         array = await opening
         try:
             yield array
-        finally:
-            if array.committer.failure is None:
-                await array.close()
+        except BaseException:
+            array.abandon()  # the block failed: what it did not flush, it did not want acknowledged
+            raise
+        await array.close()
     finally:
         await host.close()
 

@@ -107,3 +107,12 @@ class Rollback(Fork):
 
 class Clone(Fork):
     """A disk presents itself in the place of another instance."""
+
+
+def too_few(what: str, reasons: list[tuple[str, PerdureError]]) -> PerdureError:
+    """The error for too few disks; `reasons` says of each that is missing where it was and what is wrong with it.
+
+    Where evidence against one of them shows a fork, that is what the user must see.
+    """
+    kind = Fork if any(why.exit_code == Fork.exit_code for _, why in reasons) else Unavailable
+    return kind(" ".join([what, *(f"[{where}] {why}" for where, why in reasons)]))

@@ -15,7 +15,7 @@ from perdure.array.members import Members
 from perdure.array.ports import Buffer, Runtime, results
 from perdure.array.roster import Roster, Version
 from perdure.array.session import Session
-from perdure.errors import PerdureError, Unavailable
+from perdure.errors import PerdureError, too_few
 
 
 class RosterChange:
@@ -31,7 +31,7 @@ class RosterChange:
     async def vote_off_the_lost(self, last: int, applied: int) -> None:
         """Return when a roster without any lost disk is in force; `last` and `applied` are the journal's position.
 
-        Raises Unavailable when fewer than k disks are left.
+        Raises Unavailable when fewer than k disks are left, a Fork if one of them was lost to one.
         """
         while gone := self._members.roster.members & self._members.lost.keys():
             base = self._members.roster
@@ -74,9 +74,14 @@ class RosterChange:
 
         return all(results(await self._runtime.gather(*(step(instance) for instance in roster.members))))
 
-    def _too_few(self, count: int) -> Unavailable:
-        verdicts = " ".join(str(verdict) for verdict in self._members.lost.values())
-        return Unavailable(
+    def _too_few(self, count: int) -> PerdureError:
+        members = self._members
+        return too_few(
             f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
-            f"is lost while they keep running, and nothing older is served. {verdicts}"
+            "is lost while they keep running, and nothing older is served.",
+            [
+                (members.sessions[instance].channel.address, verdict)
+                for instance, verdict in members.lost.items()
+                if instance in members.roster.members
+            ],
         )

@@ -22,7 +22,6 @@ import numpy as np
 from perdure.array import journal, sealing
 from perdure.array.cache import Batch, WriteCache
 from perdure.array.change import RosterChange
-from perdure.array.create import Opened
 from perdure.array.erasure import Code
 from perdure.array.geometry import HEAD_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
@@ -30,7 +29,8 @@ from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event, Runtime
 from perdure.array.session import Session
 from perdure.array.tags import TagTable
-from perdure.errors import Fenced, Fork, PerdureError, Unavailable
+from perdure.array.world import Opened
+from perdure.errors import Fenced, Fork, PerdureError
 
 IN_FLIGHT_MAX = 8
 """EXECUTEs under way to each disk."""
@@ -117,12 +117,16 @@ class Committer:
             await self._await(waiter)
         self.require_working()
 
-    async def settle(self) -> None:
-        """Return when everything written so far is home on every member, provably, and the ring is wiped."""
+    async def settle(self) -> int:
+        """Return when everything written so far is home on every member, provably, and its slots are wiped.
+
+        The number is that of the last entry for which this holds.
+        """
         await self.flush()
         target = self._proved
         while self._applied_proved < target:
             await self.flush()
+        return target
 
     def require_working(self) -> None:
         """Raise what ended this mount, if it has ended."""
@@ -278,7 +282,7 @@ class Committer:
     async def _vote(self) -> None:
         try:
             await self._change.vote_off_the_lost(self._last, self._applied_proved)
-        except Unavailable as error:
+        except PerdureError as error:
             self.fail(error)
         self._is_changing = False
         self._settle()
@@ -310,7 +314,7 @@ class Committer:
         try:
             while joiner.lost is None and joiner.instance not in self._members.roster.members:
                 await self._change.take_in(seat, joiner, self._last, self._applied_proved)
-        except Unavailable as error:
+        except PerdureError as error:
             self.fail(error)
         self._is_changing = False
         self.dismiss(seat)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
-from perdure.array.create import Opened, World
 from perdure.array.geometry import SECTOR_BYTES, TRIM_SECTORS_MAX, Run, ceil_div
 from perdure.array.join import Join, Progress
 from perdure.array.members import Members
@@ -18,6 +17,7 @@ from perdure.array.ports import Buffer, Channel
 from perdure.array.reader import Reader
 from perdure.array.roster import Departed
 from perdure.array.sealing import Keys
+from perdure.array.world import Opened, World
 from perdure.errors import Misuse, PerdureError
 
 TICK_MS = 25
@@ -34,10 +34,11 @@ class Erased:
     offset: int
     length: int
     entry: int
-    """The journal entry that erased; it is applied and its slot wiped on every member."""
+    """Every entry up to this one, the erasing one among them, is applied and wiped from every member's ring."""
     members: tuple[bytes, ...]
     departed: tuple[Departed, ...]
-    """Dead instances and the last entry each may hold: fewer than k of one version bring nothing back."""
+    """Dead instances, and the last entry that counted when each was voted off; one that was under way then may be on
+    it too. Fewer than k disks with fragments of one version bring nothing back."""
 
 
 class Array:
@@ -141,11 +142,9 @@ class Array:
     async def erase(self, offset: int, length: int) -> Erased:
         """Trim, and return only when no live disk, journal or buffer holds the data, on evidence from every member."""
         await self.trim(offset, length)
-        await self.committer.settle()
+        entry = await self.committer.settle()
         roster = self.members.roster
-        return Erased(
-            self.array_id, offset, length, self.committer.last, tuple(sorted(roster.members)), roster.departed
-        )
+        return Erased(self.array_id, offset, length, entry, tuple(sorted(roster.members)), roster.departed)
 
     # Repair -----------------------------------------------------------------------------------------------
 

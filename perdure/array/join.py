@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from perdure.array import journal
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
-from perdure.array.create import World, new_epoch, persistently
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, TAG_BYTES, Geometry, Run
 from perdure.array.journal import Head, runs_of
@@ -26,6 +25,7 @@ from perdure.array.ports import Buffer
 from perdure.array.reader import CHUNK_SECTORS, Reader
 from perdure.array.sealing import NEVER_WRITTEN
 from perdure.array.session import Session
+from perdure.array.world import World, new_epoch, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
 from perdure.errors import Misuse
 
@@ -87,6 +87,12 @@ class Join:
         address = session.channel.address
         if greeting.instance in roster.members:
             raise Misuse(f"the disk at {address} is a member already; nothing was changed")
+        own_seat = next((gone.seat for gone in roster.departed if gone.instance == greeting.instance), seat)
+        if own_seat != seat:
+            raise Misuse(
+                f"the disk at {address} holds fragments of seat {own_seat} and can come back to that one only; restart "
+                "it to use it elsewhere"
+            )
         if greeting.size < self._geometry.disk_sectors:
             raise Misuse(
                 f"the disk at {address} lends {greeting.size * DISK_SECTOR_BYTES} bytes; this array needs "

@@ -50,4 +50,5 @@ class Members:
         """A session has given its disk up."""
         if instance in self.roster.members and instance not in self.lost:
             self.lost[instance] = verdict
+            self.counted(instance).write += 1
             self.on_lost()

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.array import journal
-from perdure.array.create import Opened, Stray, World, new_epoch, persistently
 from perdure.array.erasure import Code
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, Geometry, Run
@@ -19,8 +18,9 @@ from perdure.array.ports import Channel, results
 from perdure.array.roster import Label, Roster, Version, choose_base, require_quorum
 from perdure.array.sealing import Keys
 from perdure.array.session import Session, Trouble
+from perdure.array.world import Opened, Stray, World, new_epoch, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import Blank, Corrupt, DiskLost, Fenced, Fork, Misuse, PerdureError, Rollback, Unavailable
+from perdure.errors import Blank, Clone, Corrupt, DiskLost, Fenced, Misuse, PerdureError, Rollback, Unavailable, too_few
 
 
 @dataclass(slots=True)
@@ -44,8 +44,8 @@ async def mount(world: World, channels: Sequence[Channel], array_id: bytes, poli
     for _ in channels:
         try:
             return await Mounting(world, array_id, policy_digest).run(channels)
-        except DiskLost:
-            continue
+        except (DiskLost, Clone, Rollback):
+            continue  # one disk's trouble; if it is still there, the next attempt finds it a stray
     raise Unavailable("disks keep dying while the array is being mounted; nothing acknowledged is lost. Try again.")
 
 
@@ -136,10 +136,7 @@ class Mounting:
         return False
 
     def _unavailable(self, what: str) -> PerdureError:
-        """Too few disks; when what is wrong with one of them shows a fork, that is what the user must see."""
-        reasons = " ".join(f"[{stray.address}] {stray.why}" for stray in self._strays)
-        is_fork = any(stray.why.exit_code == Fork.exit_code for stray in self._strays)
-        return (Fork if is_fork else Unavailable)(f"{what} {reasons}".rstrip())
+        return too_few(what, [(stray.address, stray.why) for stray in self._strays])
 
     # Reading and deciding ---------------------------------------------------------------------------------
 

@@ -15,9 +15,11 @@ from perdure.array.ports import Buffer, Event, Runtime, results
 from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal_into
 from perdure.array.session import Session, Trouble
 from perdure.array.tags import TagTable
-from perdure.errors import Corrupt, Fork, PerdureError, Unavailable
+from perdure.errors import Corrupt, Fork, PerdureError, Rollback, Unavailable
 
 CHUNK_SECTORS = 256
+AVOID_MS = 10_000
+"""How long a disk whose read went wrong is asked last."""
 
 
 class Reader:
@@ -67,7 +69,9 @@ class Reader:
             try:
                 unseal_into(self._keys, run.start + at, tag, rows[at], sector)
             except Corrupt:
-                await self._second_look(run.start + at, sector)
+                size = self._geometry.fragment_bytes
+                plain = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
+                await self._second_look(run.start + at, sector, plain)
 
     def _rows(self, columns: Mapping[int, Buffer], count: int) -> list[memoryview]:
         """The ciphertexts, 4,096 bytes each, from k columns of `count` fragments."""
@@ -107,7 +111,7 @@ class Reader:
         columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
         good = self._try_all(index, now, columns, memoryview(bytearray(SECTOR_BYTES)))
         if good is not None:
-            self._blame(columns, good)
+            self._blame(columns, good, {})
             data = self._code.decode({at: columns[at] for at in good})
             return {index: self._code.encode(b"".join(data))[seat]}
         if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
@@ -134,14 +138,13 @@ class Reader:
     async def _read_tags(self, group: Run) -> memoryview:
         """From any one member: it is in sync, and its evidence shows that it is ours and has all that it answered."""
         place = Run(self._geometry.tag_start(group.start), group.count)
-        for _, session in self._members.to_ask():
+        for _, session in self._to_ask():
             try:
                 return await session.read([place], evidence=True)
             except Trouble:
                 self._trouble(session)
             except Fork as verdict:
-                self._members.report_lost(session.instance, verdict)
-                raise
+                self._fork(session, verdict)
         raise self._too_few(0, 1)
 
     # Fragments --------------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ class Reader:
         columns: dict[int, Buffer] = {}
         asked: set[bytes] = set()
         while len(columns) < wanted:
-            left = [(seat, session) for seat, session in self._members.to_ask() if session.instance not in asked]
+            left = [(seat, session) for seat, session in self._to_ask() if session.instance not in asked]
             batch = left[: wanted - len(columns)]
             if not batch:
                 break
@@ -172,10 +175,26 @@ class Reader:
         except Trouble:
             self._trouble(session)
         except Fork as verdict:
-            self._members.report_lost(session.instance, verdict)
-            raise
+            self._fork(session, verdict)
+
+    def _fork(self, session: Session, verdict: Fork) -> None:
+        """A Rollback is this disk's, and another may answer; anything else ends the mount, and this read."""
+        self._members.report_lost(session.instance, verdict)
+        if not isinstance(verdict, Rollback):
+            raise verdict
+
+    def _to_ask(self) -> list[tuple[int, Session]]:
+        """The members in the order in which to ask them; one that gave trouble lately comes last."""
+        now = self._runtime.now_ms()
+
+        def is_avoided(pair: tuple[int, Session]) -> bool:
+            trouble_ms = pair[1].read_trouble_ms
+            return trouble_ms is not None and now - trouble_ms < AVOID_MS
+
+        return sorted(self._members.to_ask(), key=is_avoided)
 
     def _trouble(self, session: Session) -> None:
+        session.read_trouble_ms = self._runtime.now_ms()
         self._members.counted(session.instance).read += 1
 
         async def probe() -> None:
@@ -193,8 +212,8 @@ class Reader:
 
     # When a fragment does not fit -------------------------------------------------------------------------
 
-    async def _second_look(self, index: int, out: memoryview) -> None:
-        """The sector did not fit its tag: it was overwritten meanwhile, or some disk gave a wrong fragment."""
+    async def _second_look(self, index: int, out: memoryview, plain: Mapping[int, Buffer]) -> None:
+        """The sector did not fit its tag: it was overwritten meanwhile, or some of `plain` is wrong."""
         while True:
             cached = self._cache.find(index)
             if cached is not None:
@@ -205,7 +224,7 @@ class Reader:
             columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
             good = self._try_all(index, now, columns, out)
             if good is not None:
-                if self._blame(columns, good):
+                if self._blame(columns, good, plain):
                     self._repair(index, now, out)
                 return
             if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
@@ -229,14 +248,16 @@ class Reader:
             return set(seats)
         return None
 
-    def _blame(self, columns: Mapping[int, Buffer], good: set[int]) -> bool:
-        """Count the disks whose fragments are not what those of `good` say they must be; whether there are any."""
-        data = self._code.decode({seat: columns[seat] for seat in good})
-        right = self._code.encode(b"".join(data))
-        is_wrong = False
-        for seat, column in columns.items():
+    def _blame(self, columns: Mapping[int, Buffer], good: set[int], plain: Mapping[int, Buffer]) -> bool:
+        """Count the disks that gave other fragments than those of `good` say; whether one really *holds* a wrong one.
+
+        `columns` came with evidence, `plain` without: what is wrong there only, the host made so.
+        """
+        right = self._code.encode(b"".join(self._code.decode({seat: columns[seat] for seat in good})))
+        holding = {seat for seat, column in columns.items() if bytes(column) != bytes(right[seat])}
+        for seat in holding | {seat for seat, column in plain.items() if bytes(column) != bytes(right[seat])}:
             instance = self._members.roster.seats[seat]
-            if bytes(column) != bytes(right[seat]) and instance is not None:
+            if instance is not None:
                 self._members.counted(instance).checksum += 1
-                is_wrong = True
-        return is_wrong
+                self._members.sessions[instance].read_trouble_ms = self._runtime.now_ms()
+        return bool(holding)

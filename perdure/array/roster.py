@@ -59,10 +59,6 @@ class Roster:
         """The instances that are in sync."""
         return frozenset(instance for instance in self.seats if instance is not None)
 
-    def seat_of(self, instance: bytes) -> int | None:
-        """The seat of a member."""
-        return self.seats.index(instance) if instance in self.seats else None
-
     def without(self, gone: Iterable[bytes], version: Version, last: int, applied: int) -> Roster:
         """The successor in which `gone` are dead and nothing else has changed (rule 9: removals never add)."""
         dead = frozenset(gone)

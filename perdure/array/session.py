@@ -78,6 +78,8 @@ class Session:
         self.lost: PerdureError | None = None
         self.attested: Attested | None = None
         self.attested_ms = 0
+        self.read_trouble_ms: int | None = None
+        """When a read last went wrong; such a disk is asked last for a while."""
         self._authority = authority
         self._verifier = verifier
         self._runtime = runtime
@@ -171,8 +173,9 @@ class Session:
     async def _prove(self, command: Command, reply: memoryview) -> tuple[Answer, Attested]:
         answer = commands.parse_reply(command, reply)
         assert answer.commitment is not None, "a command with a nonce has no other answer"
-        self.attested = attested = await self._verifier.verify(answer.document, answer.commitment)
-        self.attested_ms = self._runtime.now_ms()
+        attested = await self._verifier.verify(answer.document, answer.commitment)
+        if self.instance in (answer.instance, wire.NO_INSTANCE):
+            self.attested, self.attested_ms = attested, self._runtime.now_ms()
         return answer, attested
 
     def _require_ours(self, answer: Answer) -> None:
@@ -240,6 +243,8 @@ class Session:
     async def _ask_until_known(self, trouble: PerdureError | None) -> None:
         if trouble is not None:
             self.health = Health.SUSPECT
+            if self._trouble_since_ms is not None:  # HELLO alone did not help the last time: no storm
+                await self._runtime.sleep(RETRY_MS)
         while True:
             now = self._runtime.now_ms()
             if trouble is not None and self._trouble_since_ms is None:

@@ -67,6 +67,7 @@ def status_text(status: ArrayStatus) -> str:
         "",
         f" errors: {_errors(status)}",
     ]
+    lines += [f" seat {disk.seat}: {disk.reason}" for disk in status.disks if disk.reason]
     lines += [f"  stray: {stray['address']}: {stray['reason']}" for stray in status.strays]
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """The files beside the configuration: the private key, the policy, and `array.json`, a record for people and tools.
 
-Trusts the key and the policy as the user's own. `array.json` is not trusted: it is written by `create` and only
-compared. Every file is written whole or not at all, and nothing here prints a key.
+Trusts the key and the policy as the user's own. `array.json` is a record of what `create` made; `up` finds the id there
+when the configuration has lost it. Where a host could change it, bring the id from elsewhere. Every file is written
+whole or not at all, and nothing here prints a key.
 """
 
 from __future__ import annotations

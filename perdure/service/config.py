@@ -2,13 +2,15 @@
 
 What is trusted: the key file, the array's id and the policy file. They belong to the developers and the authority;
 the id is a hash that covers k, n, the size, the authority's public key, the policy and the first disks. Everything
-else in the file is a hint by whoever owns the machine: a wrong one can keep the array closed, never falsify it.
+else in the file is a hint by whoever owns the machine: a wrong one can keep the array closed, never falsify it. Whoever
+reaches the NBD socket reads and writes plaintext, so it is a Unix socket or a loopback address, and nothing else.
 Relative paths, those in `unix:` addresses too, start at the file's own directory.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -237,7 +239,20 @@ def _listen(value: object) -> str:
     kind, _, place = _text(value).partition(":")
     if kind not in ("unix", "tcp") or not place:
         raise Misuse("must be an address to serve at: unix:PATH or tcp:HOST:PORT")
+    if kind == "tcp" and not _is_loopback(place):
+        raise Misuse(
+            "must be a loopback address: NBD has no password and no encryption, so whoever reaches it reads and writes "
+            "plaintext; forward a Unix socket over a channel of your own instead"
+        )
     return str(value)
+
+
+def _is_loopback(place: str) -> bool:
+    host = place.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _addresses(value: object) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.api import Settings, create_array_async
-from perdure.array.create import Opened
+from perdure.array.world import Opened
 from perdure.errors import Misuse
 from perdure.service import artefacts, config, template
 from perdure.service.artefacts import ArrayRecord

@@ -206,7 +206,9 @@ class Service:
             status = self.status()
             for disk in status.disks:
                 if before[disk.seat] != disk.state:
-                    logger.warning("disk in seat %d (%s): %s", disk.seat, disk.address, disk.state)
+                    level = logging.CRITICAL if disk.is_fork else logging.WARNING
+                    why = f": {disk.reason}" if disk.reason else ""
+                    logger.log(level, "disk in seat %d (%s): %s%s", disk.seat, disk.address, disk.state, why)
                     before[disk.seat] = disk.state
             if status.failure is not None:
                 logger.critical("THE ARRAY HAS STOPPED (%s): %s", status.state, status.failure["message"])

@@ -37,7 +37,7 @@ def observe(array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str) -
         nbd_uri=nbd_uri,
         action=_action(state, survives, disks),
         failure=None if failure is None else error_to_json(failure),
-        exit_code=state.exit_code if failure is None else failure.exit_code,
+        exit_code=_exit_code(state, failure, disks),
     )
 
 
@@ -47,6 +47,13 @@ def _state(failure: PerdureError | None, disks: Sequence[DiskStatus]) -> State:
     if failure is not None:
         return State.FORKED if failure.exit_code == Fork.exit_code else State.UNUSABLE
     return State.ONLINE if all(disk.state is DiskState.ONLINE for disk in disks) else State.DEGRADED
+
+
+def _exit_code(state: State, failure: PerdureError | None, disks: Sequence[DiskStatus]) -> int:
+    """Evidence of a rollback or a clone outweighs all else, though the array may go on without that disk."""
+    if any(disk.is_fork for disk in disks):
+        return Fork.exit_code
+    return state.exit_code if failure is None else failure.exit_code
 
 
 def _summary(disks: Sequence[DiskStatus]) -> str:
@@ -86,6 +93,7 @@ def _member(array: Array, seat: int, session: Session, now_ms: int) -> DiskStatu
         platform=None if attested is None else str(attested.platform),
         module_id=None if attested is None else attested.module_id,
         evidence_age_ms=None if attested is None else now_ms - session.attested_ms,
+        reason=None if session.lost is None else str(session.lost),
     )
 
 
@@ -102,6 +110,7 @@ def _departed(array: Array, seat: int, address: str | None) -> DiskStatus:
         address=address,
         state=DiskState.MISSING if instance is None else state,
         errors=_counters(array, instance),
+        reason=str(verdicts[0]) if verdicts else None,
     )
 
 
@@ -113,6 +122,8 @@ def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:
 def _state_of(verdict: PerdureError) -> DiskState:
     if isinstance(verdict, Clone):
         return DiskState.CLONE
+    if verdict.exit_code == Fork.exit_code:
+        return DiskState.ROLLBACK
     return DiskState.BLANK if isinstance(verdict, Blank) else DiskState.DEAD
 
 
@@ -123,6 +134,11 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
     match state:
         case State.ONLINE:
             return "None is needed."
+        case State.DEGRADED if any(disk.is_fork for disk in disks):
+            return (
+                "Evidence shows that a host rolled a disk back or put another in its place. Everything flushed is safe "
+                f"on the others, and {survives} more may be lost. Do not trust that host; keep the main program's log."
+            )
         case State.DEGRADED if survives:
             gone = sum(disk.state not in (DiskState.ONLINE, DiskState.SUSPECT) for disk in disks)
             what = f"{gone} of {len(disks)} disks are gone" if gone else "a disk is silent, and writes wait for it"

@@ -38,6 +38,7 @@ class DiskState(StrEnum):
     DEAD = "dead"
     BLANK = "blank"
     CLONE = "clone"
+    ROLLBACK = "rollback"
     MISSING = "missing"
 
 
@@ -53,6 +54,13 @@ class DiskStatus:
     platform: str | None = None
     module_id: str | None = None
     evidence_age_ms: int | None = None
+    reason: str | None = None
+    """Why the seat is empty, in a sentence."""
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether evidence shows that time was turned back here, or that another disk stands in its place."""
+        return self.state in (DiskState.CLONE, DiskState.ROLLBACK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ class SocketChannel:
         for connection in self._lanes.values():
             connection.fail("the connection was closed by us")
         self._lanes.clear()
+        for task in self._tasks:
+            task.cancel()
 
     def _send(self, connection: _Connection, parts: Sequence[Buffer], future: asyncio.Future[memoryview]) -> None:
         length = sum(len(part) for part in parts)
@@ -117,10 +119,10 @@ class SocketChannel:
     async def _connect(self, lane: Lane) -> None:
         try:
             connection = await asyncio.wait_for(self._open(), self._answer_s_max)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
             for _, future in self._connecting.pop(lane):
                 if not future.done():
-                    future.set_exception(Disconnected(f"cannot connect: {error or 'no answer in time'}"))
+                    future.set_exception(Disconnected(f"cannot connect: {str(error) or 'given up'}"))
             return
         self._lanes[lane] = connection
         for parts, future in self._connecting.pop(lane):

@@ -126,8 +126,8 @@ def test_a_disk_that_comes_back_gets_only_what_it_missed() -> None:
     _expect(sim, changes)
 
 
-def test_a_disk_that_comes_back_to_another_seat_gets_everything() -> None:
-    """Equal tags mean equal fragments on one seat only."""
+def test_a_disk_that_comes_back_is_refused_on_any_other_seat() -> None:
+    """Equal tags mean equal fragments on one seat only; half a rebuild elsewhere would make them lie."""
     sim = _degraded(dead=4)
     assert sim.array is not None
     sim.kill(3)
@@ -135,9 +135,10 @@ def test_a_disk_that_comes_back_to_another_seat_gets_everything() -> None:
     disk = sim.disks[4]
     assert disk is not None
     disk.is_alive = True
-    progress = Progress(SECTORS)
-    sim.run(sim.array.join(sim.new_channels()[4], 3, progress))
-    assert progress.mended >= SECTORS // 3
+    result = sim.run(outcome(sim.array.join(sim.new_channels()[4], 3, Progress(SECTORS))))
+    assert isinstance(result, Misuse)
+    assert "seat 4" in str(result)
+    sim.run(sim.array.join(sim.new_channels()[4], 4, Progress(SECTORS)))
     sim.kill(0)
     _expect(sim, {})
 

@@ -573,3 +573,28 @@ def test_a_member_whose_journal_cannot_be_read_costs_one_attempt(sim: SimArray) 
     assert len(opened.roster.members) == 5
     sim.mount()
     assert sim.read(0) == sector(2)
+
+
+def test_another_disk_in_a_members_place_during_a_mount_costs_that_disk_only() -> None:
+    """A9: the host swaps one address over to another opened disk while the mount proposes."""
+    sim = SimArray()
+    sim.create()
+    sim.write(0, 1)
+    sim.flush()
+    other = SimArray(seed=3)
+    other.create()
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+
+    def swap(lane: Lane, command: bytes) -> bytes | None:
+        if command[65] == wire.Opcode.EXECUTE:
+            sim.disks[0] = other.disks[0]
+            channels[0].close()
+        return None
+
+    channels[0].intercept = swap
+    opened = sim.run(mount(sim.world(), channels, sim.array_id, POLICY))
+    assert len(opened.roster.members) == 4
+    sim.mount()
+    assert sim.read(0) == sector(1)

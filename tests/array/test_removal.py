@@ -10,7 +10,7 @@ from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.ports import Lane
 from perdure.array.roster import AREA_BYTES, Roster
 from perdure.array.session import Health
-from perdure.errors import Clone, DiskLost, Unavailable
+from perdure.errors import Clone, DiskLost, Fork, Unavailable
 from tests.array.world import SimArray, outcome, sector
 
 
@@ -326,3 +326,28 @@ def test_answers_that_come_during_a_vote_count_once_it_is_over(sim: SimArray) ->
     assert sim.read(0) == sector(2)
     assert sim.array.members.roster.seats[3] is None
     assert sim.array.members.roster.seats[4] is not None
+
+
+def test_too_few_disks_after_a_clone_is_a_fork_and_says_so(sim: SimArray) -> None:
+    """P7: what evidence shows outweighs that disks are missing."""
+    assert sim.array is not None
+    other = SimArray(seed=9)
+    other.create()
+    sim.flush()
+    sim.kill(0, 1)
+    sim.disks[2] = other.disks[0]
+    result = sim.run(outcome(sim.array.flush()))
+    assert isinstance(result, Fork)
+    assert result.exit_code == 3
+    assert "another disk answers at disk-2" in str(result)
+
+
+def test_endless_refusals_are_no_storm(sim: SimArray) -> None:
+    """The host refuses every EXECUTE in the disk's name and lets HELLO through, until the disk is given up."""
+    assert sim.array is not None
+    sim.flush()
+    before = sim.channels[0].exchange_count
+    sim.channels[0].intercept = lambda lane, command: b"\2\0\0\0\5" if command[65] == 3 else None
+    sim.run(sim.array.pwrite(0, sector(1), fua=True))
+    assert sim.array.members.roster.seats[0] is None
+    assert sim.channels[0].exchange_count - before < 60

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from perdure.array.commands import Authority
-from perdure.array.create import World, create
+from perdure.array.create import create
 from perdure.array.engine import Array
 from perdure.array.geometry import SECTOR_BYTES, Geometry
 from perdure.array.mount import mount
+from perdure.array.world import World
 from perdure.sim.disks import FastEvidence, SimChannel, SimDisk
 from perdure.sim.loop import Loop, Task
 

@@ -6,7 +6,7 @@ import pytest
 
 from perdure.errors import Misuse
 from perdure.service import config, template
-from perdure.service.config import Attest
+from perdure.service.config import Attest, _listen
 
 GOOD = template.render(
     disks=3,
@@ -132,3 +132,14 @@ def test_a_value_is_replaced_only_in_its_table():
 def test_a_file_that_is_written_in_another_way_is_left_to_its_author(text):
     with pytest.raises(Misuse, match="write it there yourself"):
         template.with_value(text, "array", "id", ID)
+
+
+@pytest.mark.parametrize("place", ["0.0.0.0:10809", "10.0.0.1:10809", "[::]:10809", "example.org:1"])
+def test_plaintext_is_served_to_this_machine_only(place):
+    with pytest.raises(Misuse, match="loopback"):
+        _listen(f"tcp:{place}")
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:10809", "localhost:1", "[::1]:10809"])
+def test_loopback_is_served(place):
+    assert _listen(f"tcp:{place}") == f"tcp:{place}"

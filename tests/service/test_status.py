@@ -5,8 +5,8 @@ import json
 import pytest
 
 from perdure.cli import output
-from perdure.errors import Clone, DiskLost, Fenced, Fork, Rollback, Unavailable
-from perdure.service.observe import _action, _state, _state_of
+from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
+from perdure.service.observe import _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
 NO_ERRORS = {"read": 0, "write": 0, "checksum": 0}
@@ -67,14 +67,23 @@ def test_state_and_exit_code(failure, states, state, code):
     ("verdict", "state"),
     [
         (Clone("another"), DiskState.CLONE),
-        (DiskLost("disk x was restarted and is blank: what it held is gone"), DiskState.BLANK),
-        (DiskLost("it is blank: it was restarted, and what it held is gone"), DiskState.BLANK),
+        (Blank("it was restarted"), DiskState.BLANK),
         (DiskLost("disk unix:/a/blank/x does not answer: no"), DiskState.DEAD),
-        (Rollback("it lacks"), DiskState.DEAD),
+        (Rollback("it lacks"), DiskState.ROLLBACK),
+        (WrongCommitment("an old answer"), DiskState.ROLLBACK),
     ],
 )
 def test_what_became_of_a_disk(verdict, state):
     assert _state_of(verdict) is state
+
+
+@pytest.mark.parametrize("fork", [DiskState.CLONE, DiskState.ROLLBACK])
+def test_evidence_of_a_fork_outweighs_degradation(fork):
+    disks = [DiskStatus(0, None, None, fork, {}, reason="it lacks"), DiskStatus(1, None, None, DiskState.ONLINE, {})]
+    assert _exit_code(State.DEGRADED, None, disks) == 3
+    assert _exit_code(State.UNUSABLE, Unavailable("x"), disks) == 3
+    assert _exit_code(State.DEGRADED, None, disks[1:]) == 1
+    assert "Do not trust that host" in _action(State.DEGRADED, 1, disks)
 
 
 def test_people_see_seats_counters_and_strays():
