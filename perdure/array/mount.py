@@ -34,30 +34,40 @@ class Member:
     """The entries in its ring."""
 
 
+class _Lost(Exception):
+    """Disks that could not go through with a mount, and what is wrong with each."""
+
+    def __init__(self, lost: Sequence[tuple[Channel, PerdureError]]) -> None:
+        super().__init__()
+        self.lost = lost
+
+
 async def mount(world: World, channels: Sequence[Channel], array_id: bytes, policy_digest: bytes) -> Opened:
-    """Take over array `array_id`. When a disk dies on the way, the rest try again without it.
+    """Take over array `array_id`. When a disk dies on the way, or its host spoils it, the rest try again without it.
 
     Raises Unavailable when fewer than k members can be fenced (also because they belong to another array, or were
     created under another policy), a Fork where evidence shows a clone or a rollback, Fenced when another main program
     mounts at the same time. No acknowledged write is ever left out.
     """
-    for _ in channels:
+    left, strays = list(channels), list[Stray]()
+    while True:
         try:
-            return await Mounting(world, array_id, policy_digest).run(channels)
-        except (DiskLost, Clone, Rollback):
-            continue  # one disk's trouble; if it is still there, the next attempt finds it a stray
-    raise Unavailable("disks keep dying while the array is being mounted; nothing acknowledged is lost. Try again.")
+            return await Mounting(world, array_id, policy_digest, strays).run(left)
+        except _Lost as attempt:
+            for channel, why in attempt.lost:
+                left.remove(channel)
+                strays.append(Stray(channel.address, why))
 
 
 class Mounting:
-    """One attempt; raises DiskLost when a disk died on the way."""
+    """One attempt, over the disks that no earlier one has lost; raises _Lost when it loses some."""
 
-    def __init__(self, world: World, array_id: bytes, policy_digest: bytes) -> None:
+    def __init__(self, world: World, array_id: bytes, policy_digest: bytes, strays: Sequence[Stray]) -> None:
         self._world = world
         self._array_id = array_id
         self._policy_digest = policy_digest
         self._keys = Keys.derive(world.authority.private_key, array_id)
-        self._strays: list[Stray] = []
+        self._strays = list(strays)
 
     async def run(self, channels: Sequence[Channel]) -> Opened:
         """The whole mount, in order."""
@@ -210,19 +220,22 @@ class Mounting:
     async def _asked(self, session: Session, runs: Sequence[Run]) -> memoryview:
         try:
             return await persistently(self._world, lambda: session.read(runs, evidence=True))
-        except Trouble as trouble:
-            raise DiskLost(f"disk {session.channel.address} failed during the mount: {trouble}") from trouble
+        except (*Trouble, DiskLost) as trouble:
+            raise _Lost([(session.channel, trouble)]) from trouble
 
     # Proposing, activating, applying ----------------------------------------------------------------------
 
     async def _together(self, present: Mapping[bytes, Member], work: Sequence[Awaitable[None]]) -> None:
         """All members at once; each step is complete only when every one has shown evidence of it."""
-        try:
-            results(await self._world.runtime.gather(*work))
-        except BaseException:
+        outcomes = await self._world.runtime.gather(*work)
+        pairs = zip(present.values(), outcomes, strict=True)
+        lost = [(m.session.channel, why) for m, why in pairs if isinstance(why, DiskLost | Clone | Rollback)]
+        if lost or any(isinstance(outcome, BaseException) for outcome in outcomes):
             for member in present.values():
                 member.session.channel.close()
-            raise
+        if lost:
+            raise _Lost(lost)
+        results(outcomes)
 
     async def _propose(
         self,

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run(words))
 
 
-def run(words: list[str]) -> int:  # noqa: PLR0911  (one exit code per kind of error)
+def run(words: list[str]) -> int:
     """Run one command; the exit code."""
     as_json = "--json" in words
     try:

@@ -1,0 +1,1 @@
+"""The shell and the Python API, with real processes for disks."""
