@@ -12,7 +12,7 @@ from perdure.array.ports import Lane
 from perdure.array.roster import AREA_BYTES
 from perdure.disk import wire
 from perdure.errors import PerdureError
-from tests.array.world import POLICY, Owner, SimArray, outcome, sector
+from tests.array.world import POLICY, Owner, SimArray, assert_proposed_before_activated, outcome, sector
 
 
 def forge_plain_answers(sim: SimArray, channel: object, seat: int) -> None:
@@ -77,3 +77,25 @@ def test_one_host_that_lets_nothing_be_executed_costs_its_own_disk_and_not_the_m
     opened = sim.run(outcome(mount(sim.world(), channels, sim.array_id, POLICY)))
     assert not isinstance(opened, PerdureError), opened
     assert len(opened.roster.members) == 4
+
+
+def test_nobody_activates_before_every_member_proved_to_have_the_proposal() -> None:
+    """Rules 4 and 5: a host that answers PROPOSE itself must not bring the others to activate."""
+    sim = SimArray()
+    sim.create()
+    sim.crash()
+    sim.owner = Owner()
+    channels = sim.new_channels()
+    forge_plain_answers(sim, channels[0], 0)
+    checked = 0
+
+    def check(lane: Lane, command: bytes, reply: bytes) -> bytes:
+        nonlocal checked
+        checked += 1
+        assert_proposed_before_activated(sim)
+        return reply
+
+    for channel in channels:
+        channel.tamper = check
+    sim.run(mount(sim.world(), channels, sim.array_id, POLICY))
+    assert checked > 20

@@ -8,10 +8,9 @@ import pytest
 
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.ports import Lane
-from perdure.array.roster import AREA_BYTES, Roster
 from perdure.array.session import Health
 from perdure.errors import Clone, DiskLost, Fork, Unavailable
-from tests.array.world import SimArray, outcome, sector
+from tests.array.world import SimArray, assert_proposed_before_activated, outcome, sector
 
 
 @pytest.fixture
@@ -281,7 +280,7 @@ def test_main_crashes_at_any_moment_of_a_vote(k: int, n: int) -> None:
         def crash(lane: Lane, command: bytes, sim: SimArray = sim, stop: int = stop, owner=owner) -> bytes | None:  # type: ignore[no-untyped-def]
             nonlocal count
             count += 1
-            _assert_proposed_before_activated(sim)
+            assert_proposed_before_activated(sim)
             if count == stop:
                 sim.loop.kill(owner)
             return None
@@ -299,20 +298,6 @@ def test_main_crashes_at_any_moment_of_a_vote(k: int, n: int) -> None:
             break
     else:
         pytest.fail("the vote never ended")
-
-
-def _assert_proposed_before_activated(sim: SimArray) -> None:
-    """Rules 4 and 5: nobody has a roster in force that a living member of it has not even been told of."""
-    labels = {}
-    for disk in sim.disks:
-        assert disk is not None
-        areas = (sim.geometry.current_start, sim.geometry.next_start)
-        labels[disk.instance] = [Roster.decode(bytes(disk.memory[at * 64 :][:AREA_BYTES])) for at in areas]
-    for current, _ in labels.values():
-        assert current is not None
-        for instance in current.members:
-            known = [roster.version for roster in labels[instance] if roster is not None]
-            assert max(known) >= current.version
 
 
 def test_answers_that_come_during_a_vote_count_once_it_is_over(sim: SimArray) -> None:

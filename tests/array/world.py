@@ -10,6 +10,7 @@ from perdure.array.create import create
 from perdure.array.engine import Array
 from perdure.array.geometry import SECTOR_BYTES, Geometry
 from perdure.array.mount import mount
+from perdure.array.roster import AREA_BYTES, Roster
 from perdure.array.world import World
 from perdure.sim.disks import FastEvidence, SimChannel, SimDisk
 from perdure.sim.loop import Loop, Task
@@ -113,3 +114,17 @@ async def outcome(work: Awaitable[T]) -> T | Exception:
         return await work
     except Exception as error:
         return error
+
+
+def assert_proposed_before_activated(sim: SimArray) -> None:
+    """Rules 4 and 5: nobody has a roster in force that a living member of it has not even been told of."""
+    labels = {}
+    for disk in sim.disks:
+        assert disk is not None
+        areas = (sim.geometry.current_start, sim.geometry.next_start)
+        labels[disk.instance] = [Roster.decode(bytes(disk.memory[at * 64 :][:AREA_BYTES])) for at in areas]
+    for current, _ in labels.values():
+        assert current is not None
+        for instance in current.members:
+            known = [roster.version for roster in labels[instance] if roster is not None]
+            assert max(known) >= current.version
