@@ -9,7 +9,7 @@ from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.join import Progress
 from perdure.array.mount import mount
 from perdure.array.ports import Lane
-from perdure.errors import DiskLost, Fenced, Misuse, Unavailable
+from perdure.errors import Corrupt, DiskLost, Fenced, Misuse, Unavailable
 from perdure.sim.disks import SimChannel
 from tests.array.world import POLICY, SimArray, outcome, sector
 
@@ -300,3 +300,96 @@ def test_every_disk_replaced_in_turn_again_and_again_loses_nothing() -> None:
 
 async def _mount_of(sim: SimArray) -> object:
     return await mount(sim.world(), sim.new_channels(), sim.array_id, POLICY)
+
+
+def test_a_host_that_flips_bits_does_not_get_them_into_a_rebuild() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    flipped = 0
+
+    def flip(lane: Lane, command: bytes, reply: bytes) -> bytes:
+        nonlocal flipped
+        if lane is not Lane.READ or command[66]:
+            return reply
+        flipped += 1
+        return reply[:-1] + bytes([reply[-1] ^ 1])
+
+    sim.channels[0].tamper = flip
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    assert flipped
+    for index in range(0, SECTORS, 3):
+        assert _held(sim, index, 2) == _expected_fragment(sim, index, 2)
+
+
+def test_a_sector_that_no_k_disks_hold_right_ends_a_rebuild() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    for seat in (0, 1):
+        disk = sim.disks[seat]
+        assert disk is not None
+        disk.memory[sim.geometry.fragment_start(0) * 64] ^= 1
+    result = sim.run(outcome(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS))))
+    assert isinstance(result, Corrupt)
+    assert sim.array.members.roster.seats[2] is None
+
+
+def test_joining_waits_for_a_vote_under_way() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    committer = sim.array.committer
+    channel = _replace(sim, 2)
+    started: list[float] = []
+
+    def vote(lane: Lane, command: bytes) -> bytes | None:
+        if sum(command[65] == 3 for command in sim.disks[2].commands) == 2 and not started:  # type: ignore[union-attr]
+            started.append(sim.loop.time_ms)
+            committer._is_changing = True
+            sim.loop.call_later(100, lambda: setattr(committer, "_is_changing", False))
+        return None
+
+    channel.intercept = vote
+    sim.run(sim.array.join(channel, 2, Progress(SECTORS)))
+    assert sim.loop.time_ms - started[0] >= 100
+    assert sim.array.members.roster.seats[2] is not None
+
+
+def test_one_death_too_many_while_a_disk_is_taken_in_ends_the_mount() -> None:
+    sim = _degraded(k=2, n=3)
+    assert sim.array is not None
+    array = sim.array
+    channel = _replace(sim, 2)
+    executed = 0
+
+    def die(lane: Lane, command: bytes) -> bytes | None:
+        nonlocal executed
+        executed += command[65] == 3
+        if executed == 4:  # its welcome, then the last of three runs
+            sim.kill(0)
+        return None
+
+    channel.intercept = die
+    result = sim.run(outcome(array.join(channel, 2, Progress(SECTORS))))
+    assert isinstance(result, Unavailable)
+    assert array.committer.failure is result
+
+
+def test_a_sector_overwritten_while_it_cannot_be_rebuilt_comes_in_its_new_version() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    array = sim.array
+    for seat in (0, 1):
+        disk = sim.disks[seat]
+        assert disk is not None
+        disk.memory[sim.geometry.fragment_start(0) * 64] ^= 1
+
+    def overwrite(lane: Lane, command: bytes, reply: bytes) -> bytes:
+        if lane is Lane.READ and command[66] and array.cache.find(0) is None:
+            array.cache.write(0, sector(4321))
+        return reply
+
+    sim.channels[3].tamper = overwrite
+    sim.run(array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    sim.channels[3].tamper = None
+    assert sim.read(0) == sector(4321)
+    sim.settle()
+    assert _held(sim, 0, 2) == _expected_fragment(sim, 0, 2)

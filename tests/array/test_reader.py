@@ -10,7 +10,7 @@ from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.ports import Buffer, Lane
 from perdure.disk import wire
 from perdure.disk.wire import Opcode
-from perdure.errors import Fork, Rollback, Unavailable
+from perdure.errors import Fenced, Fork, Rollback, Unavailable
 from perdure.sim.disks import SimChannel
 from tests.array.world import SimArray, outcome, sector
 
@@ -246,3 +246,22 @@ def test_bits_flipped_on_the_way_are_counted_against_their_disk(sim: SimArray) -
     assert sim.array.members.counted(sim.array.members.roster.seats[1]).checksum == 1  # type: ignore[arg-type]
     assert sum(channel.exchange_count for channel in sim.channels) - before < 16 * 3 + 10
     assert sim.array.cache.dirty_sectors == 0, "no disk holds a wrong fragment, so nothing is rewritten"
+
+
+def test_evidence_of_a_later_mount_in_a_read_ends_the_read_and_the_mount(sim: SimArray) -> None:
+    assert sim.array is not None
+    _, session = next(iter(sim.array.members))
+    with pytest.raises(Fenced):
+        sim.array.reader._fork(session, Fenced("another main program has mounted the array"))
+    assert isinstance(sim.array.committer.failure, Fenced)
+
+
+def test_a_wrong_fragment_of_a_disk_voted_off_meanwhile_is_nobodys(sim: SimArray) -> None:
+    assert sim.array is not None
+    reader = sim.array.reader
+    columns = sim.run(reader._columns(Run(0, 1), 5, evidence=True))
+    sim.kill(1)
+    sim.flush()
+    columns[1] = bytes(len(columns[1]))
+    assert reader._blame(columns, {0, 2, 3}, {})
+    assert all(errors.checksum == 0 for errors in sim.array.members.errors.values())
