@@ -16,6 +16,7 @@ from perdure.array.members import Members
 from perdure.array.ports import Buffer, Channel
 from perdure.array.reader import Reader
 from perdure.array.roster import Departed
+from perdure.array.scrub import Scrub
 from perdure.array.sealing import Keys
 from perdure.array.world import Opened, World
 from perdure.errors import Misuse, PerdureError
@@ -161,6 +162,12 @@ class Array:
         session = self._world.session(channel)
         await joining.run(session, seat, progress, sectors_per_s=sectors_per_s)
         self._runtime.spawn(self._heartbeat(session.instance))
+
+    async def scrub(self, progress: Progress, *, sectors_per_s: int = 0) -> None:
+        """Check every sector on every member, with evidence, and write anew what is wrong somewhere. See `Scrub`."""
+        self._check(0, 0)
+        pass_over = Scrub(self.geometry, self.members, self.cache, self.reader, self.committer, self._runtime)
+        await pass_over.run(progress, sectors_per_s=sectors_per_s)
 
     # The end ----------------------------------------------------------------------------------------------
 

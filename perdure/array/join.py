@@ -158,14 +158,11 @@ class Join:
         for _, part in runs_of(written):
             fragments.update(await self._reader.fragments(part, seat))
         # From here on nothing is awaited until the command is sent: what changes later is sent after it.
-        still = [index for index in lacking if self._is_home_as(index, _tag(tags, run, index))]
+        still = [index for index in lacking if self._reader.is_home_as(index, _tag(tags, run, index))]
         ops, data = self._ops(still, tags, run, fragments)
         if ops:
             await session.execute(ops, data, evidence=False)
         return len(still)
-
-    def _is_home_as(self, index: int, tag: bytes) -> bool:
-        return self._cache.find(index) is None and self._reader.tags.get(Run(index, 1)) == tag
 
     def _ops(
         self, indices: list[int], tags: bytes, run: Run, fragments: dict[int, Buffer]

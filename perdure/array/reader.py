@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -20,6 +21,15 @@ from perdure.errors import Corrupt, Fork, PerdureError, Rollback, Unavailable
 CHUNK_SECTORS = 256
 AVOID_MS = 10_000
 """How long a disk whose read went wrong is asked last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """A sector that some disk holds wrongly: its tag in force, and what it reads as."""
+
+    index: int
+    tag: bytes
+    content: bytes
 
 
 class Reader:
@@ -114,7 +124,7 @@ class Reader:
             self._blame(columns, good, {})
             data = self._code.decode({at: columns[at] for at in good})
             return {index: self._code.encode(b"".join(data))[seat]}
-        if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
+        if self.is_home_as(index, now):
             raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments.")
         return {}
 
@@ -210,6 +220,68 @@ class Reader:
             f"{answered} disks answered a read that needs {needed}; nothing older was served. Bring disks back."
         )
 
+    # Everything, from everyone ------------------------------------------------------------------------------
+
+    async def differing(self, run: Run) -> list[Differing]:
+        """The sectors of `run` of which some member holds another tag or fragment than it must; each is counted.
+
+        With evidence from every member that answers. A sector that changes meanwhile is left out. Raises Corrupt.
+        """
+        await self.load_tags(run)
+        tags = self.tags.get(run)
+        held = await self._tags_of_all(run)
+        columns = await self._columns(run, len(self._members.roster.members), evidence=True)
+        size = self._geometry.fragment_bytes
+        found = []
+        for at in range(run.count):
+            index, tag = run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
+            if not self.is_home_as(index, tag):
+                continue
+            wrong = {seat for seat, own in held.items() if own[at * TAG_BYTES : (at + 1) * TAG_BYTES] != tag}
+            parts = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
+            content = bytearray(SECTOR_BYTES)
+            wrong |= self._wrong_parts(index, tag, parts, memoryview(content))
+            if wrong:
+                self._count_against(wrong)
+                found.append(Differing(index, tag, bytes(content)))
+        return found
+
+    def is_home_as(self, index: int, tag: bytes) -> bool:
+        """Whether `tag` still names the latest version, and nothing newer waits to come home."""
+        return self._cache.find(index) is None and self.tags.get(Run(index, 1)) == tag
+
+    async def _tags_of_all(self, run: Run) -> dict[int, bytes]:
+        place = Run(self._geometry.tag_start(run.start), run.count)
+        held: dict[int, bytes] = {}
+
+        async def ask(seat: int, session: Session) -> None:
+            try:
+                held[seat] = bytes(await session.read([place], evidence=True))
+            except Trouble:
+                self._trouble(session)
+            except Fork as verdict:
+                self._fork(session, verdict)
+
+        results(await self._runtime.gather(*(ask(seat, session) for seat, session in self._members.to_ask())))
+        return held
+
+    def _wrong_parts(self, index: int, tag: bytes, parts: Mapping[int, Buffer], content: memoryview) -> set[int]:
+        """The seats whose fragments of one sector are not those of its version, whose plaintext goes to `content`."""
+        if tag == NEVER_WRITTEN:
+            return {seat for seat, part in parts.items() if any(part)}
+        good = self._try_all(index, tag, parts, content)
+        if good is None:
+            raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments.")
+        right = self._code.encode(b"".join(self._code.decode({seat: parts[seat] for seat in good})))
+        return {seat for seat, part in parts.items() if bytes(part) != bytes(right[seat])}
+
+    def _count_against(self, seats: set[int]) -> None:
+        for seat in seats:
+            instance = self._members.roster.seats[seat]
+            if instance is not None:
+                self._members.counted(instance).checksum += 1
+                self._members.sessions[instance].read_trouble_ms = self._runtime.now_ms()
+
     # When a fragment does not fit -------------------------------------------------------------------------
 
     async def _second_look(self, index: int, out: memoryview, plain: Mapping[int, Buffer]) -> None:
@@ -227,15 +299,14 @@ class Reader:
                 if self._blame(columns, good, plain):
                     self._repair(index, now, out)
                 return
-            if self.tags.get(Run(index, 1)) == now and self._cache.find(index) is None:
+            if self.is_home_as(index, now):
                 raise Corrupt(
                     f"sector {index} cannot be rebuilt: too many disks hold wrong fragments. Nothing was returned."
                 )
 
     def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
         """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""
-        is_latest = self._cache.find(index) is None and self.tags.get(Run(index, 1)) == tag
-        if is_latest and tag != NEVER_WRITTEN and not self._cache.is_full:
+        if self.is_home_as(index, tag) and tag != NEVER_WRITTEN and not self._cache.is_full:
             self._cache.write(index, bytes(sector))
 
     def _try_all(self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview) -> set[int] | None:
@@ -255,9 +326,5 @@ class Reader:
         """
         right = self._code.encode(b"".join(self._code.decode({seat: columns[seat] for seat in good})))
         holding = {seat for seat, column in columns.items() if bytes(column) != bytes(right[seat])}
-        for seat in holding | {seat for seat, column in plain.items() if bytes(column) != bytes(right[seat])}:
-            instance = self._members.roster.seats[seat]
-            if instance is not None:
-                self._members.counted(instance).checksum += 1
-                self._members.sessions[instance].read_trouble_ms = self._runtime.now_ms()
+        self._count_against(holding | {seat for seat, column in plain.items() if bytes(column) != bytes(right[seat])})
         return bool(holding)
