@@ -304,9 +304,8 @@ class Committer:
             self.pump()
         await welcome
 
-    async def adopt(self, seat: int) -> None:
+    async def adopt(self, seat: int, joiner: Session) -> None:
         """Make the joiner on `seat` a member: it has everything. Raises what ended it, or the mount."""
-        joiner = self._joiners[seat]
         while self._is_changing:
             await self._runtime.sleep(CHANGE_POLL_MS)
         self.require_working()

@@ -149,18 +149,21 @@ class Array:
 
     # Repair -----------------------------------------------------------------------------------------------
 
-    async def join(self, channel: Channel, seat: int, progress: Progress, *, sectors_per_s: int = 0) -> None:
+    async def join(
+        self, channel: Channel, seat: int, progress: Progress, *, sectors_per_s: int = 0, reseal: bool = True
+    ) -> None:
         """Rebuild an empty seat on the disk behind `channel`, while writes go on, and make it a member.
 
-        A fresh disk gets all of it; one that was voted off this very seat gets what it missed. Raises Misuse,
-        DiskLost, or what ended the mount; then nothing has changed but that disk.
+        A fresh disk gets all of it, sealed anew unless `reseal` is false (see `perdure.array.join`); one that was
+        voted off this very seat gets what it missed. Raises Misuse, DiskLost, or what ended the mount; then nothing
+        has changed but that disk.
         """
         self._check(0, 0)
         joining = Join(
             self._world, self.opened.genesis, self.opened.epoch, self.members, self.cache, self.reader, self.committer
         )
         session = self._world.session(channel)
-        await joining.run(session, seat, progress, sectors_per_s=sectors_per_s)
+        await joining.run(session, seat, progress, sectors_per_s=sectors_per_s, reseal=reseal)
         self._runtime.spawn(self._heartbeat(session.instance))
 
     async def scrub(self, progress: Progress, *, sectors_per_s: int = 0) -> None:

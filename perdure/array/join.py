@@ -5,6 +5,10 @@ are theirs. Meanwhile what was home before is rebuilt on it, run by run. The two
 joiner only for sectors that are home *at that very moment*, and whatever changes them later is sent after it. Only
 when all is there does it become a member, by a roster change of its own; until then it counts for nothing.
 
+A fresh disk is not given copies: every sector is sealed anew, for all disks, so that the one it replaces, which its
+host may have kept running, shares no version with it. Otherwise k disks replaced and withheld one after another would
+hold k fragments of what was erased long since. (`reseal=False` copies: n/k times cheaper, for arrays without secrets.)
+
 A disk that comes back in its own seat keeps the fragments whose tags are still the latest: equal tags on one seat
 mean equal fragments. Its tags are read with evidence.
 """
@@ -18,7 +22,7 @@ from perdure.array import journal
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
 from perdure.array.genesis import Genesis
-from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SLOTS, TAG_BYTES, Geometry, Run
+from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SECTOR_BYTES, SLOTS, TAG_BYTES, Geometry, Run
 from perdure.array.journal import Head, runs_of
 from perdure.array.members import Members
 from perdure.array.ports import Buffer
@@ -64,7 +68,9 @@ class Join:
     def _geometry(self) -> Geometry:
         return self._genesis.geometry
 
-    async def run(self, session: Session, seat: int, progress: Progress, *, sectors_per_s: int = 0) -> None:
+    async def run(
+        self, session: Session, seat: int, progress: Progress, *, sectors_per_s: int = 0, reseal: bool = True
+    ) -> None:
         """Open, admit, rebuild, and make it a member. `sectors_per_s` limits the speed; 0 is no limit.
 
         Raises Misuse when the seat is taken or the disk is not free, DiskLost when it dies on the way, and whatever
@@ -73,8 +79,11 @@ class Join:
         keeps = await self._open(session, seat)
         await self._committer.admit(seat, session, self._welcome_ops(), self._welcome_data)
         try:
-            await self._rebuild(session, seat, progress, keeps=keeps, sectors_per_s=sectors_per_s)
-            await self._committer.adopt(seat)
+            reseal = reseal and not keeps
+            await self._rebuild(session, seat, progress, keeps=keeps, reseal=reseal, sectors_per_s=sectors_per_s)
+            if reseal:  # a member must hold what is flushed, even if this program dies before the next entry
+                await self._committer.settle()
+            await self._committer.adopt(seat, session)
         finally:
             self._committer.dismiss(seat)
 
@@ -129,7 +138,7 @@ class Join:
     # Rebuilding -------------------------------------------------------------------------------------------
 
     async def _rebuild(
-        self, session: Session, seat: int, progress: Progress, *, keeps: bool, sectors_per_s: int
+        self, session: Session, seat: int, progress: Progress, *, keeps: bool, reseal: bool, sectors_per_s: int
     ) -> None:
         started_ms = self._world.runtime.now_ms()
         for start in range(0, self._geometry.sectors, CHUNK_SECTORS):
@@ -139,11 +148,32 @@ class Join:
             if keeps:
                 place = Run(self._geometry.tag_start(run.start), run.count)
                 held = bytes(await persistently(self._world, lambda place=place: session.read([place], evidence=True)))  # type: ignore[misc]
-            progress.mended += await self._rebuild_run(session, seat, run, held)
+            if reseal:
+                progress.mended += await self._reseal_run(run)
+            else:
+                progress.mended += await self._rebuild_run(session, seat, run, held)
             progress.done = run.end
             if sectors_per_s:
                 ahead_ms = progress.done * 1000 / sectors_per_s - (self._world.runtime.now_ms() - started_ms)
                 await self._world.runtime.sleep(max(0.0, ahead_ms))
+
+    async def _reseal_run(self, run: Run) -> int:
+        """Write what is in use of `run` anew, for all disks; how many sectors that was."""
+        tags = self._reader.tags.get(run)
+        written = [index for index in range(run.start, run.end) if _tag(tags, run, index) != NEVER_WRITTEN]
+        content = bytearray(run.count * SECTOR_BYTES)
+        for _, part in runs_of(written):
+            at = (part.start - run.start) * SECTOR_BYTES
+            await self._reader.read(part, memoryview(content)[at : at + part.count * SECTOR_BYTES])
+        resealed = 0
+        for index in written:
+            await self._committer.room()
+            if self._reader.is_home_as(index, _tag(tags, run, index)):  # else it is being sealed anew already
+                at = (index - run.start) * SECTOR_BYTES
+                self._cache.write(index, bytes(content[at : at + SECTOR_BYTES]))
+                resealed += 1
+        self._committer.pump()
+        return resealed
 
     async def _rebuild_run(self, session: Session, seat: int, run: Run, held: bytes | None) -> int:
         """Send what the joiner lacks of `run`; how many sectors that was."""

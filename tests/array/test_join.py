@@ -10,7 +10,7 @@ from perdure.array.join import Progress
 from perdure.array.mount import mount
 from perdure.array.ports import Lane
 from perdure.errors import Corrupt, DiskLost, Fenced, Misuse, Unavailable
-from perdure.sim.disks import SimChannel
+from perdure.sim.disks import SimChannel, SimDisk
 from tests.array.world import POLICY, SimArray, outcome, sector
 
 SECTORS = 600
@@ -76,13 +76,14 @@ def test_a_fresh_disk_takes_a_dead_ones_seat_while_writes_flow() -> None:
     _expect(sim, changes)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_new_disk_holds_exactly_what_its_seat_must(seed: int) -> None:
+@pytest.mark.parametrize("reseal", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_new_disk_holds_exactly_what_its_seat_must(seed: int, reseal: bool) -> None:
     sim = _degraded(seed)
     assert sim.array is not None
     for index in range(0, SECTORS, 7):
         sim.write(index, seed + index)
-    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=reseal))
     sim.settle()
     for index in range(SECTORS):
         assert _held(sim, index, 2) == _expected_fragment(sim, index, 2), f"sector {index}"
@@ -192,7 +193,7 @@ def test_a_joiner_that_dies_changes_nothing_at_any_moment() -> None:
 
 
 def test_a_member_that_dies_during_the_rebuild_is_voted_off_and_the_rebuild_goes_on() -> None:
-    for moment in range(1, 60, 4):
+    for moment in range(1, 60, 7):
         sim = _degraded()
         assert sim.array is not None
         channel = _replace(sim, 2)
@@ -220,7 +221,7 @@ def test_a_member_that_dies_during_the_rebuild_is_voted_off_and_the_rebuild_goes
 
 def test_main_crashes_at_any_moment_of_a_rebuild() -> None:
     """The next mount has everything; what was half rebuilt is no member, and can be rebuilt again."""
-    for stop in range(1, 90, 5):
+    for stop in range(1, 90, 9):
         sim = _degraded()
         assert sim.array is not None
         channel = _replace(sim, 2)
@@ -315,7 +316,7 @@ def test_a_host_that_flips_bits_does_not_get_them_into_a_rebuild() -> None:
         return reply[:-1] + bytes([reply[-1] ^ 1])
 
     sim.channels[0].tamper = flip
-    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=False))
     assert flipped
     for index in range(0, SECTORS, 3):
         assert _held(sim, index, 2) == _expected_fragment(sim, index, 2)
@@ -328,7 +329,7 @@ def test_a_sector_that_no_k_disks_hold_right_ends_a_rebuild() -> None:
         disk = sim.disks[seat]
         assert disk is not None
         disk.memory[sim.geometry.fragment_start(0) * 64] ^= 1
-    result = sim.run(outcome(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS))))
+    result = sim.run(outcome(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=False)))
     assert isinstance(result, Corrupt)
     assert sim.array.members.roster.seats[2] is None
 
@@ -348,7 +349,7 @@ def test_joining_waits_for_a_vote_under_way() -> None:
         return None
 
     channel.intercept = vote
-    sim.run(sim.array.join(channel, 2, Progress(SECTORS)))
+    sim.run(sim.array.join(channel, 2, Progress(SECTORS), reseal=False))
     assert sim.loop.time_ms - started[0] >= 100
     assert sim.array.members.roster.seats[2] is not None
 
@@ -368,7 +369,7 @@ def test_one_death_too_many_while_a_disk_is_taken_in_ends_the_mount() -> None:
         return None
 
     channel.intercept = die
-    result = sim.run(outcome(array.join(channel, 2, Progress(SECTORS))))
+    result = sim.run(outcome(array.join(channel, 2, Progress(SECTORS), reseal=False)))
     assert isinstance(result, Unavailable)
     assert array.committer.failure is result
 
@@ -388,8 +389,46 @@ def test_a_sector_overwritten_while_it_cannot_be_rebuilt_comes_in_its_new_versio
         return reply
 
     sim.channels[3].tamper = overwrite
-    sim.run(array.join(_replace(sim, 2), 2, Progress(SECTORS)))
+    sim.run(array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=False))
     sim.channels[3].tamper = None
     assert sim.read(0) == sector(4321)
     sim.settle()
     assert _held(sim, 0, 2) == _expected_fragment(sim, 0, 2)
+
+
+def test_a_rebuild_seals_anew_so_that_withheld_disks_never_add_up() -> None:
+    """P6: every disk is replaced in turn, twice, and all the old ones are kept running: no two share a version."""
+    sim = SimArray(k=2, n=3, sectors=30, dead_after_ms=200)
+    array = sim.create()
+    for index in range(20):
+        sim.write(index, index + 1)
+    sim.settle()
+    withheld = []
+    for turn in range(6):
+        seat = turn % 3
+        withheld.append(sim.disks[seat])
+        channel = _replace(sim, seat)
+        sim.channels[seat].close()
+        sim.flush()
+        sim.run(array.join(channel, seat, Progress(30)))
+        sim.channels[seat] = channel
+    sim.run(array.erase(0, 20 * SECTOR_BYTES))
+    for index in range(20):
+        tags = [_tag(sim, disk, index) for disk in withheld]
+        assert all(any(tag) for tag in tags)
+        assert len(set(tags)) == len(tags), f"sector {index}: k of these would open it"
+
+
+def test_copying_instead_is_possible_where_nothing_is_secret() -> None:
+    sim = _degraded()
+    assert sim.array is not None
+    old = sim.disks[2]
+    sim.run(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=False))
+    assert _tag(sim, old, 0) == _tag(sim, sim.disks[2], 0)
+    for index in range(0, SECTORS, 3):
+        assert _held(sim, index, 2) == _expected_fragment(sim, index, 2)
+
+
+def _tag(sim: SimArray, disk: SimDisk | None, index: int) -> bytes:
+    assert disk is not None
+    return bytes(disk.memory[sim.geometry.tag_start(index) * 64 :][:64])
