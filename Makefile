@@ -15,7 +15,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # command:Debian package that has it
 TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-img:qemu-utils qemu-io:qemu-utils \
-	fio:fio mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
+	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
 
 # How apt-get may be run: by root, by sudo without a password, or not at all.
 define APT

@@ -50,6 +50,11 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(str(exc) if exc else "the connection was closed")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a frame can still be sent; a stream that is closing takes none, and says so on its own."""
+        return self.transport is not None and not self.transport.is_closing()
+
     def fail(self, why: str) -> None:
         """Fail every exchange that waits, and drop the stream."""
         if self.transport is not None:
@@ -88,7 +93,7 @@ class SocketChannel:
         future: asyncio.Future[memoryview] = loop.create_future()
         self.exchange_count += 1
         connection = self._lanes.get(lane)
-        if connection is not None and connection.transport is not None:
+        if connection is not None and connection.is_open:
             self._send(connection, parts, future)
         elif lane in self._connecting:
             self._connecting[lane].append((parts, future))
