@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test lint soak bench lock clean
+.PHONY: help setup setup-dev tools up down test lint sim soak bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -102,6 +102,11 @@ lint: setup-dev ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+SEEDS ?= 1000
+
+sim: setup-dev ## Simulate whole stories of mains, hosts and deaths; SEEDS=1000
+	@$(BIN)/python -m perdure.sim.run --seeds $(SEEDS) $(ARGS)
 
 soak: setup-dev tools ## Run the long tests
 	@$(BIN)/python -m pytest -rs tests/soak $(ARGS)

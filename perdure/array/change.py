@@ -72,7 +72,8 @@ class RosterChange:
                 return False
             return True
 
-        return all(results(await self._runtime.gather(*(step(instance) for instance in roster.members))))
+        members = (instance for instance in roster.seats if instance is not None)
+        return all(results(await self._runtime.gather(*(step(instance) for instance in members))))
 
     def _too_few(self, count: int) -> PerdureError:
         members = self._members

@@ -81,13 +81,13 @@ class Task(Future[_T]):
         super().__init__(loop)
         self._work = work
         self.owner = owner
-        loop.tasks.add(self)
+        loop.tasks[self] = None
         loop.call_later(0, self._step)
 
     def kill(self) -> None:
         """End it where it stands, without a word to anyone: what a crash does."""
         self.done = True
-        self._loop.tasks.discard(self)
+        self._loop.tasks.pop(self, None)
         self.close()
 
     def close(self) -> None:
@@ -97,14 +97,17 @@ class Task(Future[_T]):
     def _step(self) -> None:
         if self.done:
             return
+        if self.owner in self._loop.paused:
+            self._loop.paused[self.owner].append(self._step)
+            return
         previous, self._loop.owner = self._loop.owner, self.owner
         try:
             awaited: Future[Any] = self._work.send(None)
         except StopIteration as stop:
-            self._loop.tasks.discard(self)
+            self._loop.tasks.pop(self, None)
             self.set_result(stop.value)
         except Exception as error:
-            self._loop.tasks.discard(self)
+            self._loop.tasks.pop(self, None)
             self.set_error(error)
         else:
             awaited.when_done(self._step)
@@ -123,11 +126,13 @@ class Loop:
         self._order = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._spawned: list[Task[Any]] = []
-        self.tasks: set[Task[Any]] = set()
-        """All that are under way."""
+        self.tasks: dict[Task[Any], None] = {}
+        """All that are under way, in the order in which they began, so that a kill repeats as well."""
+        self.paused: dict[object, list[Callable[[], None]]] = {}
+        """Owners whose processes stand still, and what each will do first when it goes on."""
 
     def __del__(self) -> None:
-        for task in self.tasks:
+        for task in list(self.tasks):
             task.close()
 
     # Runtime port -----------------------------------------------------------------------------------------
@@ -210,8 +215,18 @@ class Loop:
 
         self.run(wait())
 
+    def pause(self, owner: object) -> None:
+        """Let no task of `owner` run until `resume`; time and the network go on."""
+        self.paused.setdefault(owner, [])
+
+    def resume(self, owner: object) -> None:
+        """Let `owner` go on where it stood."""
+        for step in self.paused.pop(owner, []):
+            self.call_later(0, step)
+
     def kill(self, owner: object) -> None:
         """End every task of `owner`, as the death of its process does."""
+        self.paused.pop(owner, None)
         for task in [task for task in self.tasks if task.owner is owner]:
             task.kill()
 
