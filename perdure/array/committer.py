@@ -30,7 +30,7 @@ from perdure.array.ports import Buffer, Event, Runtime
 from perdure.array.session import Session
 from perdure.array.tags import TagTable
 from perdure.array.world import Opened
-from perdure.errors import Fenced, Fork, PerdureError
+from perdure.errors import Fenced, Fork, Misuse, PerdureError
 
 IN_FLIGHT_MAX = 8
 """EXECUTEs under way to each disk."""
@@ -287,6 +287,30 @@ class Committer:
         self._is_changing = False
         self._settle()
 
+    async def announce(self, seat: int, instance: bytes) -> None:
+        """Write down who is about to get fragments of `seat`, before it gets any; until `dismiss`.
+
+        Raises Misuse when another joins on that seat, or what ended the mount.
+        """
+        if seat in self._change.joining:
+            raise Misuse(f"seat {seat} is being rebuilt already; nothing was changed")
+        self._change.joining[seat] = instance
+        await self._changing(lambda: self._change.name(seat, instance, self._last, self._applied_proved))
+
+    async def _changing(self, change: Callable[[], Awaitable[None]]) -> None:
+        """One roster change at a time, and nothing is acknowledged meanwhile."""
+        while self._is_changing:
+            await self._runtime.sleep(CHANGE_POLL_MS)
+        self.require_working()
+        self._is_changing = True
+        try:
+            await change()
+        except PerdureError as error:
+            self.fail(error)
+        self._is_changing = False
+        self._settle()
+        self.require_working()
+
     async def admit(self, seat: int, joiner: Session, ops: list[bytes], data: Callable[[], Sequence[Buffer]]) -> None:
         """From here on `joiner` gets every EXECUTE, after its first: `ops`. At that moment every ring is empty.
 
@@ -306,25 +330,21 @@ class Committer:
 
     async def adopt(self, seat: int, joiner: Session) -> None:
         """Make the joiner on `seat` a member: it has everything. Raises what ended it, or the mount."""
-        while self._is_changing:
-            await self._runtime.sleep(CHANGE_POLL_MS)
-        self.require_working()
-        self._is_changing = True
-        try:
+
+        async def take_in() -> None:
             while joiner.lost is None and joiner.instance not in self._members.roster.members:
                 await self._change.take_in(seat, joiner, self._last, self._applied_proved)
-        except PerdureError as error:
-            self.fail(error)
-        self._is_changing = False
-        self.dismiss(seat)
-        self._settle()
-        self.require_working()
+            self.dismiss(seat, joiner.instance)
+
+        await self._changing(take_in)
         if joiner.lost is not None:
             raise joiner.lost
 
-    def dismiss(self, seat: int) -> None:
-        """The joiner on `seat`, if there is one, gets nothing more: it is a member now, or has failed."""
-        self._joiners.pop(seat, None)
+    def dismiss(self, seat: int, instance: bytes) -> None:
+        """Whoever was announced for `seat` gets nothing more as a joiner: it is a member now, or has failed."""
+        if self._change.joining.get(seat) == instance:
+            del self._change.joining[seat]
+            self._joiners.pop(seat, None)
 
 
 def _wake(waiters: list[Waiter]) -> list[Waiter]:

@@ -5,18 +5,20 @@ are theirs. Meanwhile what was home before is rebuilt on it, run by run. The two
 joiner only for sectors that are home *at that very moment*, and whatever changes them later is sent after it. Only
 when all is there does it become a member, by a roster change of its own; until then it counts for nothing.
 
-A fresh disk is not given copies: every sector is sealed anew, for all disks, so that the one it replaces, which its
-host may have kept running, shares no version with it. Otherwise k disks replaced and withheld one after another would
-hold k fragments of what was erased long since. (`reseal=False` copies: n/k times cheaper, for arrays without secrets.)
+A version that an earlier disk of this seat may hold is not copied: the sector is sealed anew, for all disks. The
+earlier one's host may have kept it running, and k disks replaced and withheld one after another would otherwise hold k
+fragments of what was erased long since. (`reseal=False` copies: n/k times cheaper, for arrays without secrets.) So that
+no such disk is ever unknown, whoever joins is named in the roster before it gets anything.
 
-A disk that comes back in its own seat keeps the fragments whose tags are still the latest: equal tags on one seat
-mean equal fragments. Its tags are read with evidence.
+A disk that comes back in its own seat, voted off or only partly rebuilt, keeps the fragments whose tags are still the
+latest: equal tags on one seat mean equal fragments. Its tags are read with evidence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from perdure.array import journal
 from perdure.array.cache import WriteCache
@@ -27,11 +29,23 @@ from perdure.array.journal import Head, runs_of
 from perdure.array.members import Members
 from perdure.array.ports import Buffer
 from perdure.array.reader import CHUNK_SECTORS, Reader
-from perdure.array.sealing import NEVER_WRITTEN
-from perdure.array.session import Session
+from perdure.array.roster import ANY_ENTRY
+from perdure.array.sealing import NEVER_WRITTEN, generation_of
+from perdure.array.session import Greeting, Session
 from perdure.array.world import World, new_epoch, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
 from perdure.errors import Misuse
+
+NO_ENTRY = 0
+"""Entries are counted from 1."""
+
+
+class Holds(Enum):
+    """What a joiner has before it is rebuilt."""
+
+    NOTHING = "nothing"
+    ITS_SEAT = "fragments of this very seat"
+    ANYTHING = "what a disk of this array once held"
 
 
 @dataclass(slots=True)
@@ -76,19 +90,31 @@ class Join:
         Raises Misuse when the seat is taken or the disk is not free, DiskLost when it dies on the way, and whatever
         ends the mount. A joiner that did not make it changes nothing.
         """
-        keeps = await self._open(session, seat)
-        await self._committer.admit(seat, session, self._welcome_ops(), self._welcome_data)
+        greeting, holds = await self._meet(session, seat)
+        await self._committer.announce(seat, greeting.instance)
         try:
-            reseal = reseal and not keeps
-            await self._rebuild(session, seat, progress, keeps=keeps, reseal=reseal, sectors_per_s=sectors_per_s)
-            if reseal:  # a member must hold what is flushed, even if this program dies before the next entry
-                await self._committer.settle()
+            exposed = self._exposed(seat, greeting.instance, holds) if reseal else NO_ENTRY
+            # An epoch of its own, above all: a disk that was voted off in this mount has this mount's epoch, and its
+            # host may hold commands that we signed for it. Two for one instance, epoch and seq must never exist.
+            epoch = new_epoch(self._world.runtime, max(greeting.epoch, self._epoch))
+            await persistently(self._world, lambda: session.open(greeting.instance, epoch))
+            await self._committer.admit(seat, session, self._welcome_ops(), self._welcome_data)
+            await self._rebuild(session, seat, progress, holds, exposed=exposed, sectors_per_s=sectors_per_s)
+            # What was not home was left out, since it is sent later; but this program may die before. Then a member
+            # would hold, and attest, an older version: so all that was left out must be home there first.
+            await self._committer.settle()
             await self._committer.adopt(seat, session)
         finally:
-            self._committer.dismiss(seat)
+            self._committer.dismiss(seat, greeting.instance)
 
-    async def _open(self, session: Session, seat: int) -> bool:
-        """Take the disk over; whether what it holds is of this seat, so that equal tags mean equal fragments."""
+    def _exposed(self, seat: int, instance: bytes, holds: Holds) -> int:
+        """The last entry that another disk may hold fragments of `seat` of; all, when nobody knows who had the seat."""
+        departed = self._members.roster.departed
+        others = [gone.last for gone in departed if gone.seat == seat and gone.instance != instance]
+        return max(others, default=NO_ENTRY if holds is Holds.ITS_SEAT else ANY_ENTRY)
+
+    async def _meet(self, session: Session, seat: int) -> tuple[Greeting, Holds]:
+        """Who the disk is and what it holds, if it may have the seat. It is only looked at. Raises Misuse."""
         roster = self._members.roster
         if roster.seats[seat] is not None:
             raise Misuse(f"seat {seat} is taken; vote its disk off first")
@@ -96,8 +122,8 @@ class Join:
         address = session.channel.address
         if greeting.instance in roster.members:
             raise Misuse(f"the disk at {address} is a member already; nothing was changed")
-        own_seat = next((gone.seat for gone in roster.departed if gone.instance == greeting.instance), seat)
-        if own_seat != seat:
+        own_seat = next((gone.seat for gone in roster.departed if gone.instance == greeting.instance), None)
+        if own_seat not in (None, seat):
             raise Misuse(
                 f"the disk at {address} holds fragments of seat {own_seat} and can come back to that one only; restart "
                 "it to use it elsewhere"
@@ -107,15 +133,13 @@ class Join:
                 f"the disk at {address} lends {greeting.size * DISK_SECTOR_BYTES} bytes; this array needs "
                 f"{self._geometry.disk_bytes}"
             )
-        if greeting.epoch != NO_EPOCH:
-            record = await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)]))
-            if bytes(record) != self._genesis_area():
-                raise Misuse(f"the disk at {address} belongs to another array; it was left alone")
-        # An epoch of its own, above all: a disk that was voted off in this mount has this mount's epoch, and its host
-        # may hold commands that we signed for it. Two commands for one instance, epoch and seq must never exist.
-        epoch = new_epoch(self._world.runtime, max(greeting.epoch, self._epoch))
-        await persistently(self._world, lambda: session.open(greeting.instance, epoch))
-        return any(gone.instance == greeting.instance and gone.seat == seat for gone in roster.departed)
+        if greeting.epoch == NO_EPOCH:
+            return greeting, Holds.NOTHING
+        record = bytes(await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)])))
+        is_unwritten = own_seat is not None and not any(record)  # named and opened, and then this program stopped
+        if record != self._genesis_area() and not is_unwritten:
+            raise Misuse(f"the disk at {address} belongs to another array; it was left alone")
+        return greeting, Holds.ANYTHING if own_seat is None else Holds.ITS_SEAT
 
     def _genesis_area(self) -> bytes:
         return self._genesis.encode().ljust(GENESIS_AREA * DISK_SECTOR_BYTES, b"\0")
@@ -138,35 +162,43 @@ class Join:
     # Rebuilding -------------------------------------------------------------------------------------------
 
     async def _rebuild(
-        self, session: Session, seat: int, progress: Progress, *, keeps: bool, reseal: bool, sectors_per_s: int
+        self, session: Session, seat: int, progress: Progress, holds: Holds, *, exposed: int, sectors_per_s: int
     ) -> None:
         started_ms = self._world.runtime.now_ms()
         for start in range(0, self._geometry.sectors, CHUNK_SECTORS):
             run = Run(start, min(CHUNK_SECTORS, self._geometry.sectors - start))
             await self._reader.load_tags(run)
-            held = None
-            if keeps:
-                place = Run(self._geometry.tag_start(run.start), run.count)
-                held = bytes(await persistently(self._world, lambda place=place: session.read([place], evidence=True)))  # type: ignore[misc]
-            if reseal:
-                progress.mended += await self._reseal_run(run)
-            else:
-                progress.mended += await self._rebuild_run(session, seat, run, held)
+            held = await self._held(session, run, holds)
+            tags = self._reader.tags.get(run)
+            resealing = [
+                index for index in range(run.start, run.end) if 0 < generation_of(_tag(tags, run, index)) <= exposed
+            ]
+            progress.mended += await self._copy(session, seat, run, tags, held, frozenset(resealing))
+            progress.mended += await self._reseal(run, tags, resealing)
+            if session.lost is not None:
+                raise session.lost
             progress.done = run.end
             if sectors_per_s:
                 ahead_ms = progress.done * 1000 / sectors_per_s - (self._world.runtime.now_ms() - started_ms)
                 await self._world.runtime.sleep(max(0.0, ahead_ms))
 
-    async def _reseal_run(self, run: Run) -> int:
-        """Write what is in use of `run` anew, for all disks; how many sectors that was."""
-        tags = self._reader.tags.get(run)
-        written = [index for index in range(run.start, run.end) if _tag(tags, run, index) != NEVER_WRITTEN]
+    async def _held(self, session: Session, run: Run, holds: Holds) -> bytes | None:
+        """The tags whose fragments the joiner has; None when there is no telling."""
+        if holds is Holds.NOTHING:
+            return bytes(run.count * TAG_BYTES)
+        if holds is Holds.ANYTHING:
+            return None
+        place = Run(self._geometry.tag_start(run.start), run.count)
+        return bytes(await persistently(self._world, lambda: session.read([place], evidence=True)))
+
+    async def _reseal(self, run: Run, tags: bytes, indices: list[int]) -> int:
+        """Write these sectors of `run` anew, for all disks; how many were not being written already."""
         content = bytearray(run.count * SECTOR_BYTES)
-        for _, part in runs_of(written):
+        for _, part in runs_of(indices):
             at = (part.start - run.start) * SECTOR_BYTES
             await self._reader.read(part, memoryview(content)[at : at + part.count * SECTOR_BYTES])
         resealed = 0
-        for index in written:
+        for index in indices:
             await self._committer.room()
             if self._reader.is_home_as(index, _tag(tags, run, index)):  # else it is being sealed anew already
                 at = (index - run.start) * SECTOR_BYTES
@@ -175,13 +207,14 @@ class Join:
         self._committer.pump()
         return resealed
 
-    async def _rebuild_run(self, session: Session, seat: int, run: Run, held: bytes | None) -> int:
-        """Send what the joiner lacks of `run`; how many sectors that was."""
-        tags = self._reader.tags.get(run)
+    async def _copy(
+        self, session: Session, seat: int, run: Run, tags: bytes, held: bytes | None, but: frozenset[int]
+    ) -> int:
+        """Send what the joiner lacks of `run`, `but` what it gets sealed anew; how many sectors that was."""
         lacking = [
             index
             for index in range(run.start, run.end)
-            if held is None or _tag(held, run, index) != _tag(tags, run, index)
+            if index not in but and (held is None or _tag(held, run, index) != _tag(tags, run, index))
         ]
         written = [index for index in lacking if _tag(tags, run, index) != NEVER_WRITTEN]
         fragments: dict[int, Buffer] = {}

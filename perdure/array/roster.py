@@ -22,6 +22,7 @@ _MAGIC = b"PRST"
 _HEADER = Struct(">4sBB2x16sQ16sQQQ")
 _DEPARTED = Struct(">B7xQ32s")
 _NOBODY = bytes(32)
+ANY_ENTRY = (1 << 64) - 1
 DEPARTED_MAX = 128
 AREA_BYTES = ROSTER_AREA * DISK_SECTOR_BYTES
 assert _HEADER.size + SEATS_MAX * 32 + DEPARTED_MAX * _DEPARTED.size <= AREA_BYTES
@@ -35,10 +36,11 @@ class Version(NamedTuple):
 
 
 class Departed(NamedTuple):
-    """A member that was voted off, and the last journal entry that it may hold."""
+    """An instance that is no member and may hold fragments of `seat`: voted off, or joining, or failed to join."""
 
     seat: int
     last: int
+    """It may hold entries up to this one, and none of those that came later; ANY_ENTRY while it may get more."""
     instance: bytes
 
 
@@ -59,21 +61,45 @@ class Roster:
         """The instances that are in sync."""
         return frozenset(instance for instance in self.seats if instance is not None)
 
-    def without(self, gone: Iterable[bytes], version: Version, last: int, applied: int) -> Roster:
-        """The successor in which `gone` are dead and nothing else has changed (rule 9: removals never add)."""
+    def without(
+        self, gone: Iterable[bytes], version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
+    ) -> Roster:
+        """The successor in which `gone` are dead and nothing else has changed (rule 9: removals never add).
+
+        `joining` are those that still get entries; to everyone else who is no member, `last` was the last.
+        """
         dead = frozenset(gone)
         seats = tuple(None if seat in dead else seat for seat in self.seats)
         newly = tuple(
             Departed(at, last, seat) for at, seat in enumerate(self.seats) if seat is not None and seat in dead
         )
-        return Roster(version, self.version, last, applied, seats, (self.departed + newly)[-DEPARTED_MAX:])
+        departed = (*self._departed_by(last, joining), *newly)[-DEPARTED_MAX:]
+        return Roster(version, self.version, last, applied, seats, departed)
 
-    def with_member(self, seat: int, instance: bytes, version: Version, last: int, applied: int) -> Roster:
+    def naming(
+        self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
+    ) -> Roster:
+        """The successor that names who is about to be rebuilt on the empty `seat`; the members stay (rule 11)."""
+        assert self.seats[seat] is None
+        others = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
+        departed = (*others, Departed(seat, ANY_ENTRY, instance))[-DEPARTED_MAX:]
+        return Roster(version, self.version, last, applied, self.seats, departed)
+
+    def with_member(
+        self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
+    ) -> Roster:
         """The successor in which `instance` holds the empty `seat` and nothing else has changed (rule 11)."""
         assert self.seats[seat] is None
         seats = (*self.seats[:seat], instance, *self.seats[seat + 1 :])
-        departed = tuple(gone for gone in self.departed if gone.instance != instance)
+        departed = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
         return Roster(version, self.version, last, applied, seats, departed)
+
+    def _departed_by(self, last: int, joining: Iterable[bytes]) -> tuple[Departed, ...]:
+        """Those who are no members, now that `last` is the last entry that any but the `joining` can have got."""
+        going_on = frozenset(joining)
+        return tuple(
+            gone if gone.instance in going_on else gone._replace(last=min(gone.last, last)) for gone in self.departed
+        )
 
     def encode(self) -> bytes:
         """The one encoding, filled with zeros to the whole area on the disk."""

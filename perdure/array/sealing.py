@@ -54,6 +54,11 @@ class Keys:
         return cls(array_id, material[:32], material[32:64], material[64:])
 
 
+def generation_of(tag: bytes) -> int:
+    """The number of the entry that wrote the version which `tag` names; 0 when there is none."""
+    return int.from_bytes(tag[56:], "big")
+
+
 def _place(index: int, generation: int) -> bytes:
     return index.to_bytes(8, "big") + generation.to_bytes(8, "big")
 

@@ -127,6 +127,30 @@ def test_a_disk_that_comes_back_gets_only_what_it_missed() -> None:
     _expect(sim, changes)
 
 
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_member_never_lacks_what_was_on_its_way_while_it_was_rebuilt(is_back: bool) -> None:
+    """A dirty sector is left out of the rebuild; if its new version dies with main, the old one must be there."""
+    for delay in range(0, 30):
+        sim = _degraded(seed=delay, dead=4)
+        assert sim.array is not None
+        sim.write(0, 500)  # the disk that is away has an older version, and this one counts
+        sim.settle()
+        if is_back:
+            disk = sim.disks[4]
+            assert disk is not None
+            disk.is_alive = True
+        channel = sim.new_channels()[4] if is_back else _replace(sim, 4)
+        joining = sim.spawn(outcome(sim.array.join(channel, 4, Progress(SECTORS), reseal=False)))
+        sim.loop.run_for(delay)
+        sim.run(outcome(sim.array.pwrite(0, sector(501))))
+        while not joining.done:
+            sim.loop.run_for(0.1)
+        sim.crash()
+        sim.disks[0], sim.disks[1] = None, None  # all that is left must know the newest version
+        sim.mount()
+        assert sim.read(0) in (sector(500), sector(501))
+
+
 def test_a_disk_that_comes_back_is_refused_on_any_other_seat() -> None:
     """Equal tags mean equal fragments on one seat only; half a rebuild elsewhere would make them lie."""
     sim = _degraded(dead=4)
@@ -341,11 +365,15 @@ def test_joining_waits_for_a_vote_under_way() -> None:
     channel = _replace(sim, 2)
     started: list[float] = []
 
+    def end() -> None:
+        committer._is_changing = False
+        committer._settle()
+
     def vote(lane: Lane, command: bytes) -> bytes | None:
         if sum(command[65] == 3 for command in sim.disks[2].commands) == 2 and not started:  # type: ignore[union-attr]
             started.append(sim.loop.time_ms)
             committer._is_changing = True
-            sim.loop.call_later(100, lambda: setattr(committer, "_is_changing", False))
+            sim.loop.call_later(100, end)
         return None
 
     channel.intercept = vote
