@@ -13,10 +13,11 @@ from hashlib import sha256
 from coincurve import PrivateKey
 from coincurve.ecdsa import der_to_cdata, serialize_compact
 
+from perdure.array.geometry import Run
 from perdure.array.ports import Buffer
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, Reason
-from perdure.errors import MalformedEvidence, Misuse, Refused
+from perdure.errors import Corrupt, MalformedEvidence, Misuse, Refused
 
 _REASONS = {
     Reason.MALFORMED: "it could not read the command",
@@ -64,6 +65,33 @@ class Command:
     nonce: bytes | None
     data_bytes: int
     """How many bytes a READ asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRead:
+    """A READ with evidence, taken apart again. Whether the authority signed it does not matter: a disk answered."""
+
+    command: Command
+    instance: bytes
+    epoch: bytes
+    runs: tuple[Run, ...]
+
+
+def recorded_read(frame: bytes) -> RecordedRead:
+    """The READ in `frame`. Raises Corrupt when it is none, or none with evidence."""
+    body = frame[wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size :]
+    if len(body) < wire.COUNT.size:
+        raise Corrupt("a recorded command is cut short")
+    header = frame[wire.SIGNATURE_BYTES : wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size]
+    version, opcode, wants, instance, epoch, seq, nonce = wire.COMMAND_HEADER.unpack(header)
+    (count,) = wire.COUNT.unpack_from(body)
+    is_read = (version, opcode, wants, seq) == (wire.VERSION, Opcode.READ, 1, 0)
+    if not is_read or len(body) != wire.COUNT.size + count * wire.RUN.size:
+        raise Corrupt("a recorded command is no READ with evidence")
+    runs = tuple(Run(*run) for run in wire.RUN.iter_unpack(body[wire.COUNT.size :]))
+    asked = sum(run.count for run in runs) * wire.DISK_SECTOR_BYTES
+    command = Command((frame,), wire.command_digest(frame[wire.SIGNATURE_BYTES :]), nonce, asked)
+    return RecordedRead(command, instance, epoch, runs)
 
 
 def build(

@@ -305,6 +305,7 @@ class Committer:
         self._is_changing = True
         try:
             await change()
+            await self._change.vote_off_the_lost(self._last, self._applied_proved)  # whoever was lost meanwhile
         except PerdureError as error:
             self.fail(error)
         self._is_changing = False

@@ -6,16 +6,15 @@ offsets and lengths are in bytes and may be anything within the size; whole sect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
+from perdure.array.erasing import Erasure
 from perdure.array.geometry import SECTOR_BYTES, TRIM_SECTORS_MAX, Run, ceil_div
 from perdure.array.join import Join, Progress
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Channel
 from perdure.array.reader import Reader
-from perdure.array.roster import Departed
+from perdure.array.receipt import Erased, whole_sectors
 from perdure.array.scrub import Scrub
 from perdure.array.sealing import Keys
 from perdure.array.world import Opened, World
@@ -25,21 +24,6 @@ TICK_MS = 25
 """How long what was written waits for company when nobody flushes."""
 HEARTBEAT_MS = 2000
 """How often a quiet disk is asked whether it is still there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What `erase` can say once it has returned."""
-
-    array_id: bytes
-    offset: int
-    length: int
-    entry: int
-    """Every entry up to this one, the erasing one among them, is applied and wiped from every member's ring."""
-    members: tuple[bytes, ...]
-    departed: tuple[Departed, ...]
-    """Dead instances, and the last entry that counted when each was voted off; one that was under way then may be on
-    it too. Fewer than k disks with fragments of one version bring nothing back."""
 
 
 class Array:
@@ -141,11 +125,17 @@ class Array:
         await self.trim(offset, length, fua=fua)
 
     async def erase(self, offset: int, length: int) -> Erased:
-        """Trim, and return only when no live disk, journal or buffer holds the data, on evidence from every member."""
+        """Trim whole sectors, and return only when no live disk, journal or buffer holds them, with the receipt.
+
+        Raises Misuse for parts of sectors, and when the range was written again meanwhile (then what it held before
+        is erased all the same, but there is no receipt); and what ends the mount.
+        """
+        self._check(offset, length)
+        run = whole_sectors(self.geometry, offset, length)
+        erasure = Erasure(self._world, self.opened.genesis, self.members, self.cache, self.reader, self.committer)
+        oldest = await erasure.oldest_version(run)
         await self.trim(offset, length)
-        entry = await self.committer.settle()
-        roster = self.members.roster
-        return Erased(self.array_id, offset, length, entry, tuple(sorted(roster.members)), roster.departed)
+        return await erasure.witnessed(run, oldest)
 
     # Repair -----------------------------------------------------------------------------------------------
 

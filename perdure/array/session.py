@@ -56,6 +56,16 @@ class Greeting:
     attested: Attested
 
 
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What a disk answered to a READ, by evidence; the frames as they were sent and received."""
+
+    command: Command
+    reply: memoryview
+    answer: Answer
+    attested: Attested
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
     seq: int
@@ -134,18 +144,26 @@ class Session:
 
         Raises Disconnected, Refused, BadEvidence, Fenced, Rollback.
         """
+        if evidence:
+            return (await self.testify(runs)).answer.data
+        command = self._read_command(runs, evidence=False)
+        return commands.parse_reply(command, await self.channel.exchange(Lane.READ, command.parts)).data
+
+    async def testify(self, runs: Sequence[Run]) -> Testimony:
+        """The same with evidence, whole: question, answer and what the evidence says, for others to check."""
         answered = self._answered_seq
-        total = sum(run.count for run in runs) * DISK_SECTOR_BYTES
-        body = wire.COUNT.pack(len(runs)) + b"".join(wire.RUN.pack(run.start, run.count) for run in runs)
-        command = self._command(Opcode.READ, body=(body,), data_bytes=total, evidence=evidence)
+        command = self._read_command(runs, evidence=True)
         reply = await self.channel.exchange(Lane.READ, command.parts)
-        if not evidence:
-            return commands.parse_reply(command, reply).data
-        answer, _ = await self._prove(command, reply)
+        answer, attested = await self._prove(command, reply)
         self._require_ours(answer)
         if answer.seq < answered:
             raise self._rolled_back(answer.seq, answered)
-        return answer.data
+        return Testimony(command, reply, answer, attested)
+
+    def _read_command(self, runs: Sequence[Run], *, evidence: bool) -> Command:
+        total = sum(run.count for run in runs) * DISK_SECTOR_BYTES
+        body = wire.COUNT.pack(len(runs)) + b"".join(wire.RUN.pack(run.start, run.count) for run in runs)
+        return self._command(Opcode.READ, body=(body,), data_bytes=total, evidence=evidence)
 
     async def probe(self) -> None:
         """Find out whether the disk is still ours. Raises what made it LOST."""

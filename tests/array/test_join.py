@@ -130,7 +130,7 @@ def test_a_disk_that_comes_back_gets_only_what_it_missed() -> None:
 @pytest.mark.parametrize("is_back", [True, False])
 def test_a_member_never_lacks_what_was_on_its_way_while_it_was_rebuilt(is_back: bool) -> None:
     """A dirty sector is left out of the rebuild; if its new version dies with main, the old one must be there."""
-    for delay in range(0, 30):
+    for delay in range(30):
         sim = _degraded(seed=delay, dead=4)
         assert sim.array is not None
         sim.write(0, 500)  # the disk that is away has an older version, and this one counts
