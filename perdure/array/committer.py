@@ -290,10 +290,13 @@ class Committer:
     async def announce(self, seat: int, instance: bytes) -> None:
         """Write down who is about to get fragments of `seat`, before it gets any; until `dismiss`.
 
-        Raises Misuse when another joins on that seat, or what ended the mount.
+        Raises Misuse when another joins on that seat, or this one is a member or joins elsewhere by now; or what
+        ended the mount.
         """
         if seat in self._change.joining:
             raise Misuse(f"seat {seat} is being rebuilt already; nothing was changed")
+        if instance in self._members.roster.members or instance in self._change.joining.values():
+            raise Misuse("that disk is in use in another seat already; nothing was changed")
         self._change.joining[seat] = instance
         await self._changing(lambda: self._change.name(seat, instance, self._last, self._applied_proved))
 

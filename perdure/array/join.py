@@ -29,12 +29,12 @@ from perdure.array.journal import Head, runs_of
 from perdure.array.members import Members
 from perdure.array.ports import Buffer
 from perdure.array.reader import CHUNK_SECTORS, Reader
-from perdure.array.roster import ANY_ENTRY
+from perdure.array.roster import ANY_ENTRY, AREA_BYTES, Roster
 from perdure.array.sealing import NEVER_WRITTEN, generation_of
 from perdure.array.session import Greeting, Session
 from perdure.array.world import World, new_epoch, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import Misuse
+from perdure.errors import Fenced, Misuse
 
 NO_ENTRY = 0
 """Entries are counted from 1."""
@@ -98,6 +98,7 @@ class Join:
             # host may hold commands that we signed for it. Two for one instance, epoch and seq must never exist.
             epoch = new_epoch(self._world.runtime, max(greeting.epoch, self._epoch))
             await persistently(self._world, lambda: session.open(greeting.instance, epoch))
+            await self._require_free(session)
             await self._committer.admit(seat, session, self._welcome_ops(), self._welcome_data)
             await self._rebuild(session, seat, progress, holds, exposed=exposed, sectors_per_s=sectors_per_s)
             # What was not home was left out, since it is sent later; but this program may die before. Then a member
@@ -140,6 +141,21 @@ class Join:
         if record != self._genesis_area() and not is_unwritten:
             raise Misuse(f"the disk at {address} belongs to another array; it was left alone")
         return greeting, Holds.ANYTHING if own_seat is None else Holds.ITS_SEAT
+
+    async def _require_free(self, session: Session) -> None:
+        """Nothing may be written to a disk that a later main program counts on: this one is late. Raises Fenced.
+
+        Asked after OPEN, for only from then on can no other take it unseen: between the greeting, or a roster that
+        names it, and OPEN, a later mount may have come, taken it in, and acknowledged what its ring alone holds.
+        """
+        runs = [Run(self._geometry.current_start, ROSTER_AREA), Run(self._geometry.next_start, ROSTER_AREA)]
+        label = bytes(await persistently(self._world, lambda: session.read(runs, evidence=True)))
+        for at in (0, AREA_BYTES):
+            roster = Roster.decode(label[at : at + AREA_BYTES])
+            if roster is not None and roster.version.epoch > self._epoch:
+                late = Fenced("a later main program counts on this disk; this one has lost the array. Stop this one.")
+                self._committer.fail(late)
+                raise late
 
     def _genesis_area(self) -> bytes:
         return self._genesis.encode().ljust(GENESIS_AREA * DISK_SECTOR_BYTES, b"\0")
