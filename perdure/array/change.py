@@ -81,7 +81,7 @@ class RosterChange:
             try:
                 await self._members.sessions[instance].execute(ops, data, evidence=True)
             except PerdureError as verdict:
-                self._members.report_lost(instance, verdict)
+                self._members.report_lost(self._members.sessions[instance], verdict)
                 return False
             return True
 

@@ -85,7 +85,7 @@ class Committer:
         self._flushes: list[Waiter] = []
         self._rooms: list[Waiter] = []
         self._is_changing = False
-        self._is_holding = False
+        self._holding_count = 0
         self._joiners: dict[int, Session] = {}
         self._quiet: list[Waiter] = []
         self._change = RosterChange(members, self._geometry, opened.epoch, runtime)
@@ -161,7 +161,7 @@ class Committer:
         """Send all that may be sent now; when idle, what was written is not kept back for a fuller batch."""
         while self.failure is None and not self._is_changing and len(self._executions) < IN_FLIGHT_MAX:
             flushing = bool(self._flushes) and sum(bool(e.waiters) for e in self._executions) < ROUNDS_MAX
-            has_slot = not self._is_holding and self._last + 1 - SLOTS <= self._applied_proved
+            has_slot = not self._holding_count and self._last + 1 - SLOTS <= self._applied_proved
             batch = self._cache.take(partial=flushing or is_idle) if has_slot else None
             waiters = self._take_flushes() if flushing else []
             # Without evidence for what was sent, and a round that applies it, slots never become free again.
@@ -204,7 +204,7 @@ class Committer:
         self.sent_count += 1
         for seat, session in receivers:
             answer = session.execute(ops, (prefix, columns[seat], head), evidence=evidence)
-            self._runtime.spawn(self._watch(execution, session.instance, answer))
+            self._runtime.spawn(self._watch(execution, session, answer))
 
     def _enter(self, batch: Batch) -> tuple[bytes, Sequence[Buffer], bytes]:
         """Seal and code one batch as the next entry: what all disks get, each disk's column, the operation."""
@@ -225,14 +225,14 @@ class Committer:
 
     # Answers ----------------------------------------------------------------------------------------------
 
-    async def _watch(self, execution: Execution, instance: bytes, answer: Awaitable[None]) -> None:
+    async def _watch(self, execution: Execution, session: Session, answer: Awaitable[None]) -> None:
         try:
             await answer
         except PerdureError as verdict:
-            self._members.report_lost(instance, verdict)
-            self._joiners = {seat: joiner for seat, joiner in self._joiners.items() if joiner.instance != instance}
+            self._members.report_lost(session, verdict)
+            self._joiners = {seat: joiner for seat, joiner in self._joiners.items() if joiner is not session}
         else:
-            execution.waiting.discard(instance)
+            execution.waiting.discard(session.instance)
         self._settle()
 
     def _settle(self) -> None:
@@ -246,7 +246,7 @@ class Committer:
         while self._executions and not self._executions[0].waiting & needed:
             self._finish(self._executions.popleft())
         self.pump()
-        if self._is_holding and not self._executions and self._applied_proved == self._last:
+        if self._holding_count and not self._executions and self._applied_proved == self._last:
             self._quiet = _wake(self._quiet)
 
     def _finish(self, execution: Execution) -> None:
@@ -277,15 +277,7 @@ class Committer:
             self.fail(fork)
         elif not self._is_changing and self.failure is None:
             self._is_changing = True
-            self._runtime.spawn(self._vote())
-
-    async def _vote(self) -> None:
-        try:
-            await self._change.vote_off_the_lost(self._last, self._applied_proved)
-        except PerdureError as error:
-            self.fail(error)
-        self._is_changing = False
-        self._settle()
+            self._runtime.spawn(self._carry_out(_nothing_else, self._runtime.event()))
 
     async def announce(self, seat: int, instance: bytes) -> None:
         """Write down who is about to get fragments of `seat`, before it gets any; until `dismiss`.
@@ -298,7 +290,11 @@ class Committer:
         if instance in self._members.roster.members or instance in self._change.joining.values():
             raise Misuse("that disk is in use in another seat already; nothing was changed")
         self._change.joining[seat] = instance
-        await self._changing(lambda: self._change.name(seat, instance, self._last, self._applied_proved))
+        try:
+            await self._changing(lambda: self._change.name(seat, instance, self._last, self._applied_proved))
+        except BaseException:  # also when whoever asked does not wait for it any more
+            self.dismiss(seat, instance)
+            raise
 
     async def _changing(self, change: Callable[[], Awaitable[None]]) -> None:
         """One roster change at a time, and nothing is acknowledged meanwhile."""
@@ -306,21 +302,27 @@ class Committer:
             await self._runtime.sleep(CHANGE_POLL_MS)
         self.require_working()
         self._is_changing = True
+        done = self._runtime.event()
+        self._runtime.spawn(self._carry_out(change, done))  # to its end, even if nobody waits for it any more
+        await done.wait()
+        self.require_working()
+
+    async def _carry_out(self, change: Callable[[], Awaitable[None]], done: Event) -> None:
         try:
             await change()
             await self._change.vote_off_the_lost(self._last, self._applied_proved)  # whoever was lost meanwhile
         except PerdureError as error:
             self.fail(error)
         self._is_changing = False
+        done.set()
         self._settle()
-        self.require_working()
 
     async def admit(self, seat: int, joiner: Session, ops: list[bytes], data: Callable[[], Sequence[Buffer]]) -> None:
         """From here on `joiner` gets every EXECUTE, after its first: `ops`. At that moment every ring is empty.
 
         `data` is asked for then, too late for an entry to come between. Raises what ended the mount, or the joiner.
         """
-        self._is_holding = True
+        self._holding_count += 1
         try:
             waiter = self._wait_in(self._quiet)
             self._settle()
@@ -328,7 +330,7 @@ class Committer:
             self._joiners[seat] = joiner
             welcome = joiner.execute(ops, data(), evidence=True)
         finally:
-            self._is_holding = False
+            self._holding_count -= 1
             self.pump()
         await welcome
 
@@ -349,6 +351,11 @@ class Committer:
         if self._change.joining.get(seat) == instance:
             del self._change.joining[seat]
             self._joiners.pop(seat, None)
+            self._settle()  # nobody waits for its answers any more
+
+
+async def _nothing_else() -> None:
+    """The change when there is only somebody to vote off."""
 
 
 def _wake(waiters: list[Waiter]) -> list[Waiter]:

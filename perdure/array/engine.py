@@ -239,4 +239,4 @@ class Array:
             try:
                 await session.probe()
             except PerdureError as verdict:
-                self.members.report_lost(instance, verdict)
+                self.members.report_lost(session, verdict)

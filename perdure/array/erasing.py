@@ -84,7 +84,7 @@ class Erasure:
                 self._attested[one.answer.document] = one.attested
                 proof.append(Exchange.of(b"".join(one.command.parts), one.reply))
         except PerdureError as verdict:
-            self._members.report_lost(session.instance, verdict)
+            self._members.report_lost(session, verdict)
             return None
         return tuple(proof)
 

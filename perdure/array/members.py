@@ -46,8 +46,11 @@ class Members:
         """The error counters of a disk."""
         return self.errors.setdefault(instance, Errors())
 
-    def report_lost(self, instance: bytes, verdict: PerdureError) -> None:
-        """A session has given its disk up."""
+    def report_lost(self, session: Session, verdict: PerdureError) -> None:
+        """A session has given its disk up; an earlier session of a disk that has come back says nothing any more."""
+        instance = session.instance
+        if self.sessions.get(instance) is not session:
+            return
         if instance in self.roster.members and instance not in self.lost:
             self.lost[instance] = verdict
             self.counted(instance).write += 1

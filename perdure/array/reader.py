@@ -119,14 +119,18 @@ class Reader:
         """One fragment from whichever k members hold the right ones, with evidence; none if the sector has changed."""
         now = self.tags.get(Run(index, 1))
         columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
-        good = self._try_all(index, now, columns, memoryview(bytearray(SECTOR_BYTES)))
-        if good is not None:
-            self._blame(columns, good, {})
-            data = self._code.decode({at: columns[at] for at in good})
-            return {index: self._code.encode(b"".join(data))[seat]}
-        if self.is_home_as(index, now):
-            raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments.")
-        return {}
+        out = memoryview(bytearray(SECTOR_BYTES))
+        tag, good = now, self._try_all(index, now, columns, out)
+        if good is None:
+            tag, good = await self._by_another_tag(index, now, columns, out)
+        if good is None:
+            return {}
+        self._blame(columns, good, {})
+        if tag != now:  # the tag itself was wrong: the sector is written anew, for all
+            self._repair(index, tag, out)
+            return {}
+        data = self._code.decode({at: columns[at] for at in good})
+        return {index: self._code.encode(b"".join(data))[seat]}
 
     # Tags -------------------------------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ class Reader:
 
     def _fork(self, session: Session, verdict: Fork) -> None:
         """A Rollback is this disk's, and another may answer; anything else ends the mount, and this read."""
-        self._members.report_lost(session.instance, verdict)
+        self._members.report_lost(session, verdict)
         if not isinstance(verdict, Rollback):
             raise verdict
 
@@ -211,7 +215,7 @@ class Reader:
             try:
                 await session.probe()
             except PerdureError as verdict:
-                self._members.report_lost(session.instance, verdict)
+                self._members.report_lost(session, verdict)
 
         self._runtime.spawn(probe())
 
@@ -237,9 +241,11 @@ class Reader:
             index, tag = run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
             if not self.is_home_as(index, tag):
                 continue
-            wrong = {seat for seat, own in held.items() if own[at * TAG_BYTES : (at + 1) * TAG_BYTES] != tag}
+            tags_held = {seat: own[at * TAG_BYTES : (at + 1) * TAG_BYTES] for seat, own in held.items()}
             parts = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
             content = bytearray(SECTOR_BYTES)
+            tag = self._right_tag(index, tag, tags_held, parts, memoryview(content))
+            wrong = {seat for seat, own in tags_held.items() if own != tag}
             wrong |= self._wrong_parts(index, tag, parts, memoryview(content))
             if wrong:
                 self._count_against(wrong)
@@ -264,6 +270,20 @@ class Reader:
 
         results(await self._runtime.gather(*(ask(seat, session) for seat, session in self._members.to_ask())))
         return held
+
+    def _right_tag(
+        self, index: int, tag: bytes, held: Mapping[int, bytes], parts: Mapping[int, Buffer], content: memoryview
+    ) -> bytes:
+        """`tag` if the sector opens under it, else another that is held and opens it, else `tag`.
+
+        So one disk that says "never written" of what the others hold is wrong, and not they.
+        """
+        for one in (tag, *sorted(set(held.values()) - {tag})):
+            if one != NEVER_WRITTEN and self._try_all(index, one, parts, content) is not None:
+                if one != tag:
+                    self.tags.put(index, one)
+                return one
+        return tag
 
     def _wrong_parts(self, index: int, tag: bytes, parts: Mapping[int, Buffer], content: memoryview) -> set[int]:
         """The seats whose fragments of one sector are not those of its version, whose plaintext goes to `content`."""
@@ -294,15 +314,32 @@ class Reader:
             now = self.tags.get(Run(index, 1))
             # With evidence, so that what differs is what a disk really holds, not what its host makes of it.
             columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
-            good = self._try_all(index, now, columns, out)
+            tag, good = now, self._try_all(index, now, columns, out)
+            if good is None:
+                tag, good = await self._by_another_tag(index, now, columns, out)
             if good is not None:
-                if self._blame(columns, good, plain):
-                    self._repair(index, now, out)
+                if self._blame(columns, good, plain) or tag != now:
+                    self._repair(index, tag, out)
                 return
-            if self.is_home_as(index, now):
-                raise Corrupt(
-                    f"sector {index} cannot be rebuilt: too many disks hold wrong fragments. Nothing was returned."
-                )
+
+    async def _by_another_tag(
+        self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview
+    ) -> tuple[bytes, set[int] | None]:
+        """When nothing opens under `tag`, it may be that tag which is wrong, on the one disk that told it.
+
+        The right one, known from now on, and the seats used; none when the sector has changed meanwhile. Or Corrupt.
+        A tag opens only what its version's k fragments are, so no older one can be found while a newer one counts.
+        """
+        held = await self._tags_of_all(Run(index, 1)) if self.is_home_as(index, tag) else {}
+        if not self.is_home_as(index, tag):
+            return tag, None
+        for other in sorted(set(held.values()) - {tag, NEVER_WRITTEN}):  # "never written" would open anything
+            good = self._try_all(index, other, columns, out)
+            if good is not None:
+                self.tags.put(index, other)
+                self._count_against({seat for seat, own in held.items() if own != other})
+                return other, good
+        raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments. Nothing was returned.")
 
     def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
         """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""

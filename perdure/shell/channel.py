@@ -115,10 +115,13 @@ class SocketChannel:
             task.cancel()
 
     def _send(self, connection: _Connection, parts: Sequence[Buffer], future: asyncio.Future[memoryview]) -> None:
+        if connection.transport is None or not connection.is_open:  # it was lost in the moment it was made
+            if not future.done():
+                future.set_exception(Disconnected("the disk hung up at once"))
+            return
         length = sum(len(part) for part in parts)
         connection.waiting.append(future)
         self.sent_bytes += FRAME_HEADER.size + length
-        assert connection.transport is not None
         connection.transport.writelines([FRAME_HEADER.pack(length), *parts])
 
     async def _connect(self, lane: Lane) -> None:

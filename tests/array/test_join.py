@@ -460,3 +460,54 @@ def test_copying_instead_is_possible_where_nothing_is_secret() -> None:
 def _tag(sim: SimArray, disk: SimDisk | None, index: int) -> bytes:
     assert disk is not None
     return bytes(disk.memory[sim.geometry.tag_start(index) * 64 :][:64])
+
+
+def test_a_disk_that_comes_back_soon_is_not_voted_off_for_what_its_earlier_session_met() -> None:
+    """A heartbeat may sleep through the loss, and tell of it when the disk is a member again."""
+    sim = _degraded(dead=4)
+    assert sim.array is not None
+    disk = sim.disks[4]
+    assert disk is not None
+    disk.is_alive = True
+    sim.run(sim.array.join(sim.new_channels()[4], 4, Progress(SECTORS)))
+    sim.loop.run_for(5000)
+    assert sim.array.members.roster.seats[4] == disk.instance
+
+
+def test_two_seats_are_rebuilt_at_once() -> None:
+    for seed in range(5):
+        sim = _degraded(seed=seed, dead=4)
+        assert sim.array is not None
+        array = sim.array
+        sim.kill(3)
+        sim.flush()
+        changes: dict[int, int] = {}
+        tasks = [sim.spawn(array.join(_replace(sim, seat), seat, Progress(SECTORS))) for seat in (3, 4)]
+        while not all(task.done for task in tasks):
+            index = sim.loop.rng.randrange(SECTORS)
+            changes[index] = 10_000 + index
+            sim.run(array.pwrite(index * SECTOR_BYTES, sector(10_000 + index)))
+            sim.loop.run_for(sim.loop.rng.random() * 0.2)
+        for task in tasks:
+            sim.run(_wait(task))
+        sim.settle()
+        sim.kill(0, 1)
+        _expect(sim, changes)
+
+
+def test_a_join_that_nobody_waits_for_any_more_leaves_the_array_working_at_any_moment() -> None:
+    for moment in range(0, 60, 2):
+        sim = _degraded(seed=moment)
+        assert sim.array is not None
+        joining = sim.spawn(sim.array.join(_replace(sim, 2), 2, Progress(SECTORS), reseal=False))
+        sim.loop.run_for(moment / 4)
+        joining.kill()
+        sim.write(1, 4242)
+        sim.flush()
+        sim.loop.run_for(500)
+        if sim.array.members.roster.seats[2] is None:
+            sim.run(sim.array.join(sim.new_channels()[2], 2, Progress(SECTORS)))
+        sim.settle()
+        sim.kill(0, 1)
+        _expect(sim, {1: 4242})
+        sim.run(sim.array.close())

@@ -122,3 +122,53 @@ def test_a_sector_overwritten_while_it_is_scrubbed_is_left_to_its_writer(sim: Si
     scrub = Scrub(sim.geometry, array.members, array.cache, array.reader, array.committer, sim.loop)
     assert sim.run(scrub._mend(wrong)) == 0
     assert sim.read(0) == sector(77)
+
+
+@pytest.mark.parametrize("spoilt", ["flipped", "zeros"])
+@pytest.mark.parametrize("seat", range(5))
+def test_a_wrong_tag_on_the_disk_that_is_believed_after_a_mount_is_found_and_mended(
+    sim: SimArray, seat: int, spoilt: str
+) -> None:
+    """Tags are read from one member; when nothing opens under its tag, or another's opens, that one was wrong."""
+    sim.crash()
+    sim.mount()
+    disk = sim.disks[seat]
+    assert disk is not None
+    place = sim.geometry.tag_start(4) * 64
+    disk.memory[place : place + 64] = bytes(64) if spoilt == "zeros" else bytes([disk.memory[place] ^ 1] * 64)
+    assert _scrub(sim).mended == 1
+    assert [bool(count) for count in _errors(sim)] == [at == seat for at in range(5)]
+    assert sim.read(4) == sector(5)
+    assert _scrub(sim).mended == 0
+
+
+def test_a_read_and_a_rebuild_do_not_end_at_one_disks_wrong_tag(sim: SimArray) -> None:
+    for reading in (True, False):
+        sim.crash()
+        sim.mount()
+        assert sim.array is not None
+        disk = sim.disks[0]
+        assert disk is not None
+        disk.memory[sim.geometry.tag_start(4) * 64] ^= 1
+        if reading:
+            assert sim.read(4) == sector(5)
+            sim.settle()
+        else:
+            sim.kill(4)
+            sim.flush()
+            sim.disks[4] = sim.new_disk()
+            sim.run(sim.array.join(sim.new_channels()[4], 4, Progress(SECTORS), reseal=False))
+        sim.settle()
+        assert _scrub(sim).mended == 0
+        assert sim.read(4) == sector(5)
+
+
+def test_when_no_tag_opens_it_the_sector_is_corrupt_and_nothing_is_returned(sim: SimArray) -> None:
+    sim.crash()
+    sim.mount()
+    assert sim.array is not None
+    for disk in sim.disks:
+        assert disk is not None
+        disk.memory[sim.geometry.tag_start(4) * 64] ^= 1
+    result = sim.run(outcome(sim.array.pread(4 * SECTOR_BYTES, SECTOR_BYTES)))
+    assert isinstance(result, Corrupt)
