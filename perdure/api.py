@@ -12,18 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import wait
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from perdure.array.commands import Authority
 from perdure.array.create import create as create_on
-from perdure.array.engine import Array, Erased
-from perdure.array.geometry import Geometry
+from perdure.array.engine import Array
+from perdure.array.geometry import ROSTER_AREA, Geometry, Run
+from perdure.array.join import Progress
 from perdure.array.mount import mount
 from perdure.array.ports import Buffer
-from perdure.array.world import Opened, World
+from perdure.array.receipt import Erased
+from perdure.array.roster import Roster
+from perdure.array.session import Greeting, Health, Session
+from perdure.array.world import Opened, World, persistently
+from perdure.disk.wire import NO_EPOCH
+from perdure.errors import Misuse
 from perdure.evidence.policy import Policy
 from perdure.shell.channel import SocketChannel
 from perdure.shell.runtime import AsyncioRuntime
@@ -32,6 +39,9 @@ from perdure.shell.verify import PolicyVerifier
 _T = TypeVar("_T")
 ANSWER_MS_MAX = 5_000
 DEAD_AFTER_MS = 10_000
+PROGRESS_S = 0.5
+"""How often `on_progress` is called."""
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,9 @@ class Settings:
 
     def __repr__(self) -> str:
         return f"Settings({len(self.addresses)} addresses, private key withheld)"
+
+
+_Require = Callable[[Array, int, Session, Greeting], Awaitable[None]]
 
 
 class Host:
@@ -77,12 +90,99 @@ class Host:
         """Take over an array."""
         return self.start(await mount(self.world, self.channels, array_id, self.settings.policy.digest()))
 
+    # Repair -----------------------------------------------------------------------------------------------
+
+    def channel(self, address: str) -> SocketChannel:
+        """A way to one more disk, which `close` closes too. Raises Misuse."""
+        channel = SocketChannel(address, self.settings.answer_ms_max)
+        self.channels.append(channel)
+        return channel
+
+    def require_empty(self, array: Array, seat: int) -> None:
+        """Raise Misuse, saying what is there, unless `seat` is an empty one of `array`."""
+        count = array.geometry.n
+        if not 0 <= seat < count:
+            raise Misuse(f"There is no seat {seat}: the array has seats 0 to {count - 1}; nothing was changed.")
+        for taken, session in array.members:
+            if taken == seat:
+                what = "is silent but still a member" if session.health is not Health.ONLINE else "is a live member"
+                raise Misuse(
+                    f"The disk in seat {seat}, at {session.channel.address}, {what}; nothing was changed. A disk is "
+                    f"voted off once it was silent for {self.settings.dead_after_ms / 1000:g} s; only then can its "
+                    "seat be rebuilt."
+                )
+
+    async def replace(
+        self, array: Array, seat: int, address: str, progress: Progress, *, sectors_per_s: int = 0
+    ) -> None:
+        """Rebuild an empty seat on the fresh disk at `address`; see `Array.join`.
+
+        A disk that was only partly rebuilt counts as fresh. Raises Misuse for one that was a member: it may rejoin.
+        """
+        await self._join(array, seat, address, progress, sectors_per_s, self._require_fresh)
+
+    async def rejoin(
+        self, array: Array, seat: int, address: str, progress: Progress, *, sectors_per_s: int = 0
+    ) -> None:
+        """Take the disk at `address` back into the seat that it was voted off; it gets what it missed.
+
+        Raises Misuse for a disk that holds nothing of this seat.
+        """
+        await self._join(array, seat, address, progress, sectors_per_s, self._require_back)
+
+    async def _join(
+        self, array: Array, seat: int, address: str, progress: Progress, sectors_per_s: int, require: _Require
+    ) -> None:
+        self.require_empty(array, seat)
+        channel = self.channel(address)
+        try:
+            session = self.world.session(channel)
+            await require(array, seat, session, await persistently(self.world, session.hello))
+            await array.join(channel, seat, progress, sectors_per_s=sectors_per_s)
+        except BaseException:
+            channel.close()
+            self.channels.remove(channel)
+            raise
+
+    async def _require_fresh(self, array: Array, seat: int, session: Session, greeting: Greeting) -> None:
+        if greeting.epoch == NO_EPOCH or not _is_of_seat(array, seat, greeting):
+            return  # blank, or the engine says whose it is
+        place = Run(array.geometry.current_start, ROSTER_AREA)
+        label = await persistently(self.world, lambda: session.peek(greeting, [place]))
+        roster = Roster.decode(bytes(label))
+        if roster is not None and greeting.instance in roster.members:
+            raise Misuse(
+                f"The disk at {session.channel.address} is not fresh: it was in seat {seat} before and holds most of "
+                f"what it must; nothing was changed. `perdure rejoin {seat}` takes it back."
+            )
+
+    async def _require_back(self, array: Array, seat: int, session: Session, greeting: Greeting) -> None:
+        roster, address = array.members.roster, session.channel.address
+        if greeting.epoch == NO_EPOCH:
+            raise Misuse(
+                f"The disk at {address} is fresh and holds nothing; nothing was changed. `perdure replace {seat}` "
+                f"rebuilds seat {seat} on it."
+            )
+        known = roster.members | {gone.instance for gone in roster.departed}
+        if greeting.instance not in known:  # of a member and of another seat's disk the engine says so
+            raise Misuse(
+                f"The disk at {address} was never in seat {seat} of this array; it was left alone. A fresh disk can "
+                f"take the seat with `perdure replace {seat}`."
+            )
+
+    # The end ----------------------------------------------------------------------------------------------
+
     async def close(self) -> None:
         """Drop the connections and end the threads."""
         for channel in self.channels:
             channel.close()
         await self.runtime.stop()
         self.verifier.close()
+
+
+def _is_of_seat(array: Array, seat: int, greeting: Greeting) -> bool:
+    """Whether the roster says that the disk holds, or held, fragments of `seat`."""
+    return any(gone.instance == greeting.instance and gone.seat == seat for gone in array.members.roster.departed)
 
 
 @asynccontextmanager
@@ -122,7 +222,8 @@ async def open_array_async(settings: Settings, array_id: bytes) -> AsyncIterator
 class SyncArray:
     """The same array for threads; every method may be called from any thread, and blocks it."""
 
-    def __init__(self, array: Array, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, host: Host, array: Array, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
         self._array = array
         self._loop = loop
 
@@ -159,10 +260,41 @@ class SyncArray:
         """See `Array.erase`."""
         return self._do(self._array.erase(offset, length))
 
+    # Repair; `on_progress` is called now and then meanwhile.
+
+    def replace(
+        self, seat: int, address: str, *, sectors_per_s: int = 0, on_progress: OnProgress | None = None
+    ) -> Progress:
+        """Rebuild an empty seat on the fresh disk at `address`; see `Host.replace`."""
+        progress = Progress(self._array.geometry.sectors)
+        work = self._host.replace(self._array, seat, address, progress, sectors_per_s=sectors_per_s)
+        return self._follow(work, progress, on_progress)
+
+    def rejoin(
+        self, seat: int, address: str, *, sectors_per_s: int = 0, on_progress: OnProgress | None = None
+    ) -> Progress:
+        """Take back the disk at `address`, which was voted off this seat; see `Host.rejoin`."""
+        progress = Progress(self._array.geometry.sectors)
+        work = self._host.rejoin(self._array, seat, address, progress, sectors_per_s=sectors_per_s)
+        return self._follow(work, progress, on_progress)
+
+    def scrub(self, *, sectors_per_s: int = 0, on_progress: OnProgress | None = None) -> Progress:
+        """Read everything from every disk and mend what is wrong; see `Array.scrub`."""
+        progress = Progress(self._array.geometry.sectors)
+        return self._follow(self._array.scrub(progress, sectors_per_s=sectors_per_s), progress, on_progress)
+
+    def _follow(self, work: Coroutine[Any, Any, None], progress: Progress, on_progress: OnProgress | None) -> Progress:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while not wait((future,), timeout=PROGRESS_S).done:
+            if on_progress is not None:
+                on_progress(progress)
+        future.result()
+        return progress
+
 
 @contextmanager
-def _in_thread(opening: AbstractAsyncContextManager[Array]) -> Iterator[SyncArray]:
-    """Run an async context manager of an array on a loop in a thread of its own."""
+def _in_thread(host: Host, opening: Coroutine[Any, Any, Array]) -> Iterator[SyncArray]:
+    """Run an array on a loop in a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="perdure", daemon=True)
     thread.start()
@@ -170,23 +302,31 @@ def _in_thread(opening: AbstractAsyncContextManager[Array]) -> Iterator[SyncArra
     def do(work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
+    block = _opened(host, opening)
     try:
-        array = do(opening.__aenter__())
+        array = do(block.__aenter__())
         try:
-            yield SyncArray(array, loop)
+            yield SyncArray(host, array, loop)
         finally:
-            do(opening.__aexit__(None, None, None))
+            do(block.__aexit__(None, None, None))
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-def create_array(settings: Settings, *, k: int, n: int, size_bytes: int) -> AbstractContextManager[SyncArray]:
+@contextmanager
+def create_array(settings: Settings, *, k: int, n: int, size_bytes: int) -> Iterator[SyncArray]:
     """`create_array_async` for threads: a context manager that gives a `SyncArray`."""
-    return _in_thread(create_array_async(settings, k=k, n=n, size_bytes=size_bytes))
+    geometry = Geometry.for_size(k, n, size_bytes)
+    host = Host(settings)
+    with _in_thread(host, host.create(geometry)) as array:
+        yield array
 
 
-def open_array(settings: Settings, array_id: bytes) -> AbstractContextManager[SyncArray]:
+@contextmanager
+def open_array(settings: Settings, array_id: bytes) -> Iterator[SyncArray]:
     """`open_array_async` for threads: a context manager that gives a `SyncArray`."""
-    return _in_thread(open_array_async(settings, array_id))
+    host = Host(settings)
+    with _in_thread(host, host.mount(array_id)) as array:
+        yield array

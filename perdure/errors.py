@@ -47,6 +47,10 @@ class Corrupt(PerdureError):
     """Bytes that must authenticate do not. Nothing wrong is returned in their place."""
 
 
+class Unproved(PerdureError):
+    """All that was shown is true, but it does not add up to what was asked for."""
+
+
 # Evidence -------------------------------------------------------------------------------------------------
 
 

@@ -1,23 +1,28 @@
-"""`evidence verify`: check a hardware document by hand."""
+"""`evidence verify` and `evidence verify-receipt`: check by hand what hardware said, with no array at hand."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from perdure.array.receipt import Attest, Erased, Receipt, judge
 from perdure.cli import output
 from perdure.cli.options import FILE, verb
-from perdure.errors import Misuse
+from perdure.errors import Misuse, Unproved, WrongCommitment
 from perdure.evidence import cose, document, nitro
 from perdure.evidence.policy import Measurement, Policy, TrustedRoot
 from perdure.evidence.roots import BUILTIN_CERTIFICATES, Platform
 from perdure.evidence.verified import VerifiedEvidence
 from perdure.service import artefacts
+
+RECEIPT_BYTES_MAX: Final = 1 << 28
+"""A document for each MiB of a disk that was erased: enough for a range of some ten GiB."""
 
 
 def register(cli: click.Group) -> None:
@@ -58,6 +63,104 @@ def register(cli: click.Group) -> None:
         value = _to_json(verified, is_measured=policy_file is not None)
         output.result(value, "\n".join(f"{key:20} {shown}" for key, shown in _flat(value)), as_json=as_json)
         return 0
+
+    @verb(
+        evidence,
+        "verify-receipt",
+        "perdure evidence verify-receipt --policy policy.json --array-id 9f86d081... receipt.json",
+    )
+    @click.option("--policy", "policy_file", type=FILE, required=True, help="The array's evidence policy.")
+    @click.option("--array-id", metavar="HEX", help="The array that it must be about.")
+    @click.argument("file", type=FILE)
+    def verify_receipt(policy_file: Path, array_id: str | None, file: Path, as_json: bool) -> int:
+        """Check an erase receipt offline, and print what it proves. Exit code 0 only if everything holds.
+
+        Each document is judged at its own time, so whoever needs to know when looks at the times.
+        """
+        receipt = _receipt(file)
+        policy = artefacts.read_policy(policy_file)
+        _require_about(receipt, policy, array_id)
+        erased = judge(receipt, _attest(policy))
+        if not erased.is_beyond_recall:
+            raise Unproved(
+                f"{file} proves that no live disk holds the range, but dead ones of {len(erased.exposed_seats)} seats "
+                "may: enough to bring it back, if their hosts kept them running."
+            )
+        value = _receipt_to_json(erased)
+        output.result(value, _receipt_text(erased, value), as_json=as_json)
+        return 0
+
+
+def _receipt(file: Path) -> Receipt:
+    data = artefacts.read_bounded(file, "receipt", bytes_max=RECEIPT_BYTES_MAX)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Misuse(f"{file} is not JSON, so it is no erase receipt; nothing was verified.") from None
+    return Receipt.from_json(value)
+
+
+def _require_about(receipt: Receipt, policy: Policy, array_id: str | None) -> None:
+    genesis = receipt.genesis
+    if array_id is not None and array_id.lower() != genesis.array_id.hex():
+        raise WrongCommitment(f"The receipt is about array {genesis.array_id.hex()}, not about {array_id:.64}.")
+    if policy.digest() != genesis.policy_digest:
+        raise Misuse("The policy is not the one that the receipt's array was created with; nothing was verified.")
+
+
+def _attest(policy: Policy) -> Attest:
+    chains = nitro.ChainCache()
+
+    def attest(evidence: bytes, commitment: bytes) -> VerifiedEvidence:
+        at_ms = nitro.document_time_ms(evidence)
+        verified = nitro.verify(evidence, policy=policy, at_ms=at_ms, chains=chains)
+        nitro.expect_report_data(verified, commitment)
+        return verified
+
+    return attest
+
+
+def _receipt_to_json(erased: Erased) -> dict[str, Any]:
+    receipt, genesis = erased.receipt, erased.receipt.genesis
+    return {
+        "array_id": receipt.array_id.hex(),
+        "authority": genesis.authority.hex(),
+        "offset": receipt.offset,
+        "length": receipt.length,
+        "entry": receipt.entry,
+        "oldest_version": receipt.oldest,
+        "witnesses": [
+            {
+                "seat": witness.seat,
+                "instance": witness.instance.hex(),
+                "platform": str(witness.attested.platform),
+                "module_id": witness.attested.module_id,
+                "time": _rfc3339(witness.attested.time_ms),
+            }
+            for witness in erased.witnesses
+        ],
+        "departed": [
+            {"seat": gone.seat, "instance": gone.instance.hex(), "may_hold": gone.last >= receipt.oldest > 0}
+            for gone in erased.departed
+        ],
+        "seats_exposed": len(erased.exposed_seats),
+        "seats_needed": genesis.geometry.k,
+        "beyond_recall": erased.is_beyond_recall,
+    }
+
+
+def _receipt_text(erased: Erased, value: dict[str, Any]) -> str:
+    receipt, exposed = erased.receipt, len(erased.exposed_seats)
+    lines = [
+        f"Erased: {receipt.length} bytes from {receipt.offset} of array {value['array_id']}.",
+        f"{len(erased.witnesses)} disks, all members, proved that they hold nothing of it:",
+        *(
+            f"  seat {one['seat']}  {one['instance'][:16]}  {one['time']}  {one['module_id']}"
+            for one in value["witnesses"]
+        ),
+        f"Dead disks of {exposed} seats may hold fragments of it; it takes {value['seats_needed']} to bring it back.",
+    ]
+    return "\n".join(lines)
 
 
 def _time_ms(text: str) -> int:

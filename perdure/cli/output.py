@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import click
 from rich.console import Console
 
+from perdure.cli import scan
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus
 
 _DISK_LABEL_CHARS = 16
@@ -60,9 +61,11 @@ def status_text(status: ArrayStatus) -> str:
         f"   size: {human_size(status.size_bytes)}; any {status.k} of {status.n} disks hold it, "
         f"{_count(status.losses_survived, 'more disk')} may be lost",
         f"    nbd: {status.nbd_uri}",
+        *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         "config:",
         "",
-        f"        {'SEAT':4}  {'DISK':16}  {'STATE':8} {'READ':>5} {'WRITE':>5} {'CKSUM':>5}  {'EVIDENCE':12}  ADDRESS",
+        f"        {'SEAT':4}  {'DISK':16}  {'STATE':10} {'READ':>5} {'WRITE':>5} {'CKSUM':>5}  {'EVIDENCE':12}  "
+        "ADDRESS",
         *(_disk_line(disk) for disk in status.disks),
         "",
         f" errors: {_errors(status)}",
@@ -86,7 +89,7 @@ def _disk_line(disk: DiskStatus) -> str:
         evidence = f"{disk.evidence_age_ms / 1000:.1f} s ago"
     counts = " ".join(f"{disk.errors[kind]:5}" for kind in ("read", "write", "checksum"))
     state = disk.state.upper()
-    return f"        {disk.seat:4}  {name:16}  {state:8} {counts}  {evidence:12}  {disk.address or '-'}"
+    return f"        {disk.seat:4}  {name:16}  {state:10} {counts}  {evidence:12}  {disk.address or '-'}"
 
 
 def _errors(status: ArrayStatus) -> str:

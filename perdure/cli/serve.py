@@ -9,7 +9,7 @@ import click
 
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import PerdureError
-from perdure.service import background
+from perdure.service import background, wiping
 from perdure.service.status import ArrayStatus
 
 
@@ -21,9 +21,14 @@ def register(cli: click.Group) -> None:
     @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
     def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
         """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
+        wiping.apply()
         from perdure.service import main  # noqa: PLC0415  (loads the array code)
 
         main.log_to_stderr()
+        if not wiping.works():
+            main.logger.warning(
+                "this C library does not overwrite memory that is freed: what is erased may stay in this program's RAM"
+            )
 
         unreported = [ready_fd]  # empty once the report is out: the number may mean another file then
 

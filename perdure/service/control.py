@@ -1,7 +1,8 @@
-"""The main program's control socket: one JSON object a line, `{"do": "status"}` or `{"do": "stop"}`, one line back.
+"""The main program's control socket: one JSON object a line, such as `{"do": "status"}`, and one line back.
 
-Only the owner of the socket file (mode 0600) can connect. Whoever can is trusted with stopping the main program, and
-with nothing else: no request changes the array. Lines are bounded; anything else than these requests is refused.
+Only the owner of the socket file (mode 0600) can connect. Whoever can is trusted with stopping the main program, with
+repair (evidence decides who may be a member, whatever address is asked for), and with erasing, as whoever reaches the
+NBD socket is. Lines are bounded, requests and their arguments are a closed list, and no answer waits for a repair.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +24,63 @@ REQUEST_BYTES_MAX: Final = 4096
 REPLY_BYTES_MAX: Final = 1 << 20
 CLIENTS_MAX: Final = 32
 
-Handler = Callable[[str], Awaitable[Mapping[str, Any]]]
-"""Carries out one verb; raises PerdureError."""
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, checked; what was not given is None."""
+
+    do: str
+    seat: int | None = None
+    address: str | None = None
+    bytes_per_s_max: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    receipt: str | None = None
+
+
+Handler = Callable[[Request], Awaitable[Mapping[str, Any]]]
+"""Carries out one request; raises PerdureError."""
+
+_TYPES: Final[Mapping[str, type]] = {
+    "seat": int,
+    "address": str,
+    "bytes_per_s_max": int,
+    "offset": int,
+    "length": int,
+    "receipt": str,
+}
+_REQUESTS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
+    "status": (frozenset(), frozenset()),
+    "stop": (frozenset(), frozenset()),
+    "replace": (frozenset({"seat"}), frozenset({"address", "bytes_per_s_max"})),
+    "rejoin": (frozenset({"seat"}), frozenset({"bytes_per_s_max"})),
+    "scrub": (frozenset(), frozenset({"bytes_per_s_max"})),
+    "erase": (frozenset({"offset", "length", "receipt"}), frozenset()),
+}
+"""What each request must and may have beside `do`."""
+
+
+def parse_request(line: bytes) -> Request:
+    """The request in a line. Raises Misuse, in one sentence, for anything that is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("do"), str):
+        raise Misuse('A control request is one line of JSON such as {"do": "status"}; this one was not understood.')
+    do = value.pop("do")
+    if do not in _REQUESTS:
+        raise Misuse(f"The main program knows {', '.join(map(repr, _REQUESTS))}, not {do!r:.80}.")
+    needed, allowed = _REQUESTS[do]
+    for name in sorted(needed - value.keys()):
+        raise Misuse(f"The request {do!r} needs {name!r}; nothing was done.")
+    for name, given in value.items():
+        if name not in needed | allowed:
+            raise Misuse(f"The request {do!r} has no {name!r:.80}; nothing was done.")
+        if type(given) is not _TYPES[name]:
+            kind = "a whole number" if _TYPES[name] is int else "text"
+            raise Misuse(f"In the request {do!r} {name!r} must be {kind}; nothing was done.")
+    return Request(do, **value)
 
 
 def error_to_json(error: PerdureError) -> dict[str, Any]:
@@ -98,19 +155,9 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> Mapping[str, Any]:
         try:
-            return await self._handler(_verb(line))
+            return await self._handler(parse_request(line))
         except PerdureError as error:
             return {"error": error_to_json(error)}
-
-
-def _verb(line: bytes) -> str:
-    try:
-        request = json.loads(line)
-    except (ValueError, RecursionError):
-        request = None
-    if isinstance(request, dict) and request.keys() == {"do"} and isinstance(request["do"], str):
-        return str(request["do"])
-    raise Misuse('A control request is one line of JSON such as {"do": "status"}; this one was not understood.')
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -144,13 +191,17 @@ def _bind(path: Path) -> socket.socket:
 # Client ---------------------------------------------------------------------------------------------------
 
 
-def ask(path: Path, verb: str, *, timeout_s: float = 10) -> dict[str, Any]:
-    """Send one request and return the answer. Raises Unavailable when nobody answers, or the error that came back."""
+def ask(path: Path, do: str, *, timeout_s: float = 10, **arguments: int | str | None) -> dict[str, Any]:
+    """Send one request and return the answer; arguments that are None are left out.
+
+    Raises Unavailable when nobody answers, or the error that came back.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout_s)
             client.connect(str(path))
-            client.sendall(_line({"do": verb}))
+            client.sendall(_line({"do": do, **given}))
             with client.makefile("rb") as stream:
                 line = stream.readline(REPLY_BYTES_MAX)
         reply = json.loads(line)

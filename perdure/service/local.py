@@ -1,7 +1,8 @@
 """The directory of `perdure up`: simulated disks on this machine, with everything that an array of them needs.
 
 The simulated platform protects nothing: it is for trying Perdure out and for tests. Its disks hold their data in RAM,
-as real ones do, so a disk that has ended is never started again here: it would be blank, and only hide the loss.
+as real ones do, so a disk that has ended is never started again by itself: it would be blank, and only hide the loss.
+`perdure replace` starts a fresh one in its place.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +103,23 @@ def start_disks(found: Config, evidence_latency_ms: float) -> list[int]:
 
     Only before there is an array: never to replace a disk that held data.
     """
-    size = Geometry.for_size(found.array.threshold, found.array.disks, found.array.size_bytes).disk_bytes
     seats = ended_seats(found)
+    _start(
+        found,
+        seats,
+        evidence_latency_ms,
+        "There is no array yet, so nothing is lost; `perdure down --destroy` clears what was begun.",
+    )
+    return seats
+
+
+def start_fresh_disk(found: Config, seat: int) -> None:
+    """Start a blank disk at the address of a seat whose disk has ended, for `replace`. Raises Unavailable."""
+    _start(found, [seat], 0.0, "The array goes on without it.")
+
+
+def _start(found: Config, seats: Sequence[int], evidence_latency_ms: float, what_now: str) -> None:
+    size = Geometry.for_size(found.array.threshold, found.array.disks, found.array.size_bytes).disk_bytes
     started = [(seat, _start_disk(found, seat, size, evidence_latency_ms)) for seat in seats]
     for seat, process in started:
         assert process.stdout is not None
@@ -111,12 +128,8 @@ def start_disks(found: Config, evidence_latency_ms: float) -> list[int]:
         if not line.startswith(b"listening "):
             process.wait()
             log = found.directory / f"disk-{seat}.log"
-            raise Unavailable(
-                f"The disk for seat {seat} did not start: {processes.last_line(log)} There is no array yet, so nothing "
-                "is lost; `perdure down --destroy` clears what was begun."
-            )
+            raise Unavailable(f"The disk for seat {seat} did not start: {processes.last_line(log)} {what_now}")
         process.returncode = 0  # it goes on without us
-    return seats
 
 
 def _start_disk(found: Config, seat: int, size_bytes: int, evidence_latency_ms: float) -> subprocess.Popen[bytes]:

@@ -19,13 +19,15 @@ import uvloop
 
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
-from perdure.errors import Misuse, PerdureError
+from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.nbd.server import NbdServer
 from perdure.nbd.server import serve as serve_nbd
 from perdure.service import artefacts, processes
 from perdure.service.config import Attest, Config
-from perdure.service.control import ControlServer
+from perdure.service.control import ControlServer, Request
+from perdure.service.erasing import Erasing
 from perdure.service.observe import observe
+from perdure.service.repair import Repairs
 from perdure.service.status import ArrayStatus
 
 WATCH_S: Final = 0.25
@@ -153,32 +155,36 @@ class Service:
     """A mounted array with its faces."""
 
     def __init__(self, config: Config, host: Host, array: Array, nbd: NbdServer, stopping: asyncio.Event) -> None:
-        self._config = config
         self._host = host
         self._array = array
         self._nbd = nbd
+        self._repairs = Repairs(config, host, array)
+        self._erasing = Erasing(array)
         self._stopping = stopping
         self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
 
     def status(self) -> ArrayStatus:
         """The array as it is now."""
-        return observe(self._array, self._config.addresses, self._host.runtime.now_ms(), self._nbd.uri)
+        repairs = self._repairs
+        return observe(self._array, repairs.addresses, self._host.runtime.now_ms(), self._nbd.uri, repairs.look())
 
-    async def handle(self, verb: str) -> Mapping[str, Any]:
-        """One control request. `stop` answers when everything is home, or with the error that prevented it."""
-        if verb == "status":
+    async def handle(self, request: Request) -> Mapping[str, Any]:
+        """One control request. `stop` answers when all is home, `erase` when it is witnessed; or what prevented it."""
+        if request.do == "status":
             return self.status().to_json()
-        if verb == "stop":
+        if request.do == "stop":
             logger.info("told to stop")
             self._stopping.set()
             error = await asyncio.shield(self._stopped)
             if error is not None:
                 raise error
             return {"stopped": True}
-        raise Misuse(f"The main program knows 'status' and 'stop', not {verb!r:.80}.")
+        if self._stopping.is_set():
+            raise Unavailable("The main program is being stopped; nothing was done. Ask again once it serves.")
+        return await self._erasing.erase(request) if request.do == "erase" else self._repairs.start(request)
 
     async def stop(self) -> int:
-        """Answer what NBD clients asked, flush, bring everything home, let go of the disks; return the exit code."""
+        """Let repairs be, answer what NBD clients asked, flush, bring all home, let go; return the exit code."""
         error = await self._close()
         self._stopped.set_result(error)
         if error is None:
@@ -188,6 +194,8 @@ class Service:
         return error.exit_code
 
     async def _close(self) -> PerdureError | None:
+        await self._repairs.stop()
+        await self._erasing.stop()
         await self._nbd.close()
         if self._array.committer.failure is None:
             try:
@@ -203,6 +211,7 @@ class Service:
         before: dict[int, str] = {disk.seat: disk.state for disk in self.status().disks}
         while True:
             await asyncio.sleep(WATCH_S)
+            self._repairs.note()
             status = self.status()
             for disk in status.disks:
                 if before[disk.seat] != disk.state:

@@ -9,13 +9,17 @@ from perdure.array.engine import Array
 from perdure.array.session import Health, Session
 from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError
 from perdure.service.control import error_to_json
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+
+IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
 
 
-def observe(array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str) -> ArrayStatus:
+def observe(
+    array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str, repairs: Sequence[Repair] = ()
+) -> ArrayStatus:
     """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
-    disks = _disks(array, addresses, now_ms)
-    alive_count = sum(disk.state in (DiskState.ONLINE, DiskState.SUSPECT) for disk in disks)
+    disks = _disks(array, addresses, now_ms, repairs)
+    alive_count = sum(disk.state in IN_USE for disk in disks)
     failure, shape = array.committer.failure, array.geometry
     survives = max(0, alive_count - shape.k) if failure is None else 0
     state = _state(failure, disks)
@@ -33,11 +37,12 @@ def observe(array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str) -
         dirty_sectors=array.cache.dirty_sectors,
         tags_known=array.reader.tags.known_count,
         journal_last=array.committer.last,
-        strays=tuple({"address": stray.address, "reason": str(stray.why)} for stray in array.opened.strays),
+        strays=_strays(array, disks),
         nbd_uri=nbd_uri,
         action=_action(state, survives, disks),
         failure=None if failure is None else error_to_json(failure),
         exit_code=_exit_code(state, failure, disks),
+        repairs=tuple(repairs),
     )
 
 
@@ -58,20 +63,31 @@ def _exit_code(state: State, failure: PerdureError | None, disks: Sequence[DiskS
 
 def _summary(disks: Sequence[DiskStatus]) -> str:
     """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one."""
-    return "[" + "".join("U" if disk.state in (DiskState.ONLINE, DiskState.SUSPECT) else "_" for disk in disks) + "]"
+    return "[" + "".join("U" if disk.state in IN_USE else "_" for disk in disks) + "]"
 
 
 # Seats ----------------------------------------------------------------------------------------------------
 
 
-def _disks(array: Array, addresses: Sequence[str], now_ms: int) -> tuple[DiskStatus, ...]:
+def _strays(array: Array, disks: Sequence[DiskStatus]) -> tuple[Mapping[str, str], ...]:
+    """What the mount set aside, but for what has become a member since."""
+    in_use = {disk.address for disk in disks if disk.state in (*IN_USE, DiskState.REBUILDING)}
+    strays = (stray for stray in array.opened.strays if stray.address not in in_use)
+    return tuple({"address": stray.address, "reason": str(stray.why)} for stray in strays)
+
+
+def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair]) -> tuple[DiskStatus, ...]:
     sessions = dict(array.members)
     in_use = {session.channel.address for session in sessions.values()}
+    joining = {repair.seat: repair.address for repair in repairs if not repair.state.is_over}
     seats = []
     for seat in range(array.geometry.n):
         session = sessions.get(seat)
         if session is not None:
             seats.append(_member(array, seat, session, now_ms))
+        elif seat in joining:
+            none = _counters(array, None)
+            seats.append(DiskStatus(seat, None, joining[seat], DiskState.REBUILDING, none))
         else:
             hint = addresses[seat] if seat < len(addresses) and addresses[seat] not in in_use else None
             seats.append(_departed(array, seat, hint))
@@ -137,16 +153,19 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
         case State.DEGRADED if any(disk.is_fork for disk in disks):
             return (
                 "Evidence shows that a host rolled a disk back or put another in its place. Everything flushed is safe "
-                f"on the others, and {survives} more may be lost. Do not trust that host; keep the main program's log."
-            )
+                f"on the others, and {survives} more may be lost. Do not trust that host; keep the main program's log. "
+                f"{_mending(disks)}"
+            ).rstrip()
         case State.DEGRADED if survives:
-            gone = sum(disk.state not in (DiskState.ONLINE, DiskState.SUSPECT) for disk in disks)
+            gone = sum(disk.state not in IN_USE for disk in disks)
             what = f"{gone} of {len(disks)} disks are gone" if gone else "a disk is silent, and writes wait for it"
-            return f"Everything flushed is safe: {what}, and {survives} more may be lost. Keep the others running."
+            rest = _mending(disks) or "Keep the others running."
+            return f"Everything flushed is safe: {what}, and {survives} more may be lost. {rest}"
         case State.DEGRADED:
+            first = f"{_mending(disks)} ".lstrip()
             return (
-                "Everything flushed is safe, but one more loss closes the array for good: copy what matters elsewhere "
-                "now, for instance with `nbdcopy`."
+                f"Everything flushed is safe, but one more loss closes the array for good. {first}Copy what matters "
+                "elsewhere meanwhile, for instance with `nbdcopy`."
             )
         case State.UNUSABLE:
             return (
@@ -160,3 +179,17 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
                 "A host showed disks from another history. Stop this main program, keep its log, and do not trust that "
                 "host; what a FLUSH covered is on the honest disks."
             )
+
+
+def _mending(disks: Sequence[DiskStatus]) -> str:
+    """What to type for the first seat that is empty; a disk in RAM that has ended can only be replaced."""
+    empty = [disk for disk in disks if disk.state not in IN_USE]
+    for disk in empty:
+        if disk.state is DiskState.REBUILDING:
+            return f"Seat {disk.seat} is being rebuilt."
+    for disk in empty:
+        fresh = f"`perdure {Verb.REPLACE} {disk.seat}` rebuilds seat {disk.seat} on a fresh disk"
+        if disk.state is DiskState.DEAD:
+            return f"{fresh}; if its own disk is back and has not ended, `perdure {Verb.REJOIN} {disk.seat}` is faster."
+        return f"{fresh}."
+    return ""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class State(StrEnum):
@@ -40,6 +40,30 @@ class DiskState(StrEnum):
     CLONE = "clone"
     ROLLBACK = "rollback"
     MISSING = "missing"
+    REBUILDING = "rebuilding"
+
+
+class Verb(StrEnum):
+    """What mends an array."""
+
+    REPLACE = "replace"
+    REJOIN = "rejoin"
+    SCRUB = "scrub"
+
+
+class RepairState(StrEnum):
+    """Of one piece of repair. It waits while another seat is rebuilt; it is stopped with its main program."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self not in (RepairState.WAITING, RepairState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +88,43 @@ class DiskStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Repair:
+    """One piece of repair. Bytes are the array's own; `left_s` and `bytes_per_s` are None while nobody can tell.
+
+    `mended_sectors`: how many were sent to the disk, or were wrong somewhere. `wrong_by_seat`: for a scrub, how many
+    wrong fragments and tags each seat's disk showed meanwhile. `note`: what is left to do by hand.
+    """
+
+    id: str
+    verb: Verb
+    seat: int | None
+    address: str | None
+    state: RepairState
+    total_bytes: int
+    done_bytes: int
+    mended_sectors: int
+    bytes_per_s_max: int | None
+    bytes_per_s: int | None
+    left_s: int | None
+    started_unix_ms: int
+    duration_ms: int
+    wrong_by_seat: tuple[int, ...] = ()
+    error: Mapping[str, Any] | None = None
+    note: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Repair:
+        """Read one of a status."""
+        verb, state = Verb(value["verb"]), RepairState(value["state"])
+        return cls(**{**value, "verb": verb, "state": state, "wrong_by_seat": tuple(value["wrong_by_seat"])})
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayStatus:
-    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries."""
+    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries.
+
+    `repairs`: what runs, and the last that ended, of each seat and of scrubs.
+    """
 
     array_id: str
     state: State
@@ -84,6 +143,7 @@ class ArrayStatus:
     action: str
     failure: Mapping[str, Any] | None
     exit_code: int
+    repairs: tuple[Repair, ...] = ()
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -98,4 +158,6 @@ class ArrayStatus:
                 "The main program is of another release than this command; restart it with `perdure down`, `up`."
             )
         disks = tuple(DiskStatus(**{**disk, "state": DiskState(disk["state"])}) for disk in value["disks"])
-        return cls(**{**value, "state": State(value["state"]), "disks": disks, "strays": tuple(value["strays"])})
+        repairs = tuple(Repair.from_json(repair) for repair in value["repairs"])
+        state, strays = State(value["state"]), tuple(value["strays"])
+        return cls(**{**value, "state": state, "disks": disks, "strays": strays, "repairs": repairs})

@@ -45,6 +45,28 @@ def with_value(text: str, table: str, key: str, value: str) -> str:
     raise Misuse(f"The line `{line}` cannot be put into [{table}] of the configuration; write it there yourself.")
 
 
+def with_address(text: str, seat: int, address: str) -> str:
+    """`text` with the address of `seat` in `[disks] addresses`, comments kept. Raises Misuse as `with_value` does."""
+    try:
+        before = tomllib.loads(text)
+        old = before["disks"]["addresses"]
+        places = [place.span(1) for place in _ITEM.finditer(text, _LIST.search(text).end()) if place[1]]  # type: ignore[union-attr]
+        start, end = places[seat]
+        changed = f'{text[:start]}"{address}"{text[end:]}'
+        old[seat] = address
+        if before == tomllib.loads(changed):
+            return changed
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError, AttributeError):
+        pass  # as above
+    raise Misuse(
+        f"The address {address} cannot be put into the configuration for seat {seat}; write it into [disks] yourself."
+    )
+
+
+_LIST: Final = re.compile(r"^\s*addresses\s*=\s*\[", re.MULTILINE)
+_ITEM: Final = re.compile(r"""("[^"\n]*"|'[^'\n]*')|#.*""")
+"""An address between quotes, or a comment, which may hold anything."""
+
 _TEMPLATE: Final = """\
 # Perdure's configuration. Relative paths start at this file's directory.
 

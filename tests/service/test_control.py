@@ -4,21 +4,22 @@ import asyncio
 import json
 import os
 import stat
+from dataclasses import asdict
 
 import pytest
 
 from perdure.errors import Clone, Fenced, Misuse, PerdureError, Refused, Unavailable
 from perdure.service import control
-from perdure.service.control import ControlServer, ask, error_from_json, error_to_json
+from perdure.service.control import ControlServer, Request, ask, error_from_json, error_to_json
 
 
-async def answer(verb):
-    match verb:
-        case "status":
+async def answer(request):
+    match request:
+        case Request("status"):
             return {"state": "online"}
-        case "fail":
+        case Request("stop"):
             raise Fenced("another has it")
-    raise Misuse(f"not {verb}")
+    return asdict(request)
 
 
 def with_server(path, use):
@@ -60,7 +61,7 @@ def test_a_request_is_answered(path):
 
 def test_an_error_comes_back_as_it_was(path):
     with pytest.raises(Fenced, match="another has it") as raised:
-        with_server(path, lambda: ask(path, "fail"))
+        with_server(path, lambda: ask(path, "stop"))
     assert raised.value.exit_code == 3
 
 
@@ -80,6 +81,39 @@ def test_what_is_no_request_is_refused_and_the_next_is_answered(path, line):
     first, second = exchange(path, line + b'\n{"do": "status"}\n')
     assert first["error"]["class"] == "Misuse"
     assert second == {"state": "online"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"do": "mend"}, "The main program knows 'status', 'stop', 'replace', 'rejoin', 'scrub', 'erase', not 'mend'."),
+        ({"do": "status", "seat": 1}, "The request 'status' has no 'seat'; nothing was done."),
+        ({"do": "scrub", "seat": 1}, "The request 'scrub' has no 'seat'; nothing was done."),
+        ({"do": "rejoin", "seat": 1, "address": "a"}, "The request 'rejoin' has no 'address'; nothing was done."),
+        ({"do": "replace"}, "The request 'replace' needs 'seat'; nothing was done."),
+        ({"do": "replace", "seat": True}, "In the request 'replace' 'seat' must be a whole number; nothing was done."),
+        ({"do": "replace", "seat": 1.0}, "In the request 'replace' 'seat' must be a whole number; nothing was done."),
+        ({"do": "replace", "seat": None}, "In the request 'replace' 'seat' must be a whole number; nothing was done."),
+        (
+            {"do": "replace", "seat": 1, "address": 5},
+            "In the request 'replace' 'address' must be text; nothing was done.",
+        ),
+        ({"do": "erase", "offset": 0, "receipt": "/x"}, "The request 'erase' needs 'length'; nothing was done."),
+        ({"do": "scrub", "x" * 200: 1}, f"The request 'scrub' has no '{'x' * 79}; nothing was done."),
+    ],
+)
+def test_arguments_are_a_closed_list_and_each_fault_has_its_sentence(path, given, sentence):
+    (reply,) = exchange(path, json.dumps(given).encode() + b"\n")
+    assert reply["error"] == {"class": "Misuse", "message": sentence, "exit_code": 2}
+
+
+def test_arguments_arrive_and_what_is_none_is_not_sent(path):
+    asked = with_server(path, lambda: ask(path, "replace", seat=0, address=None, bytes_per_s_max=1 << 40))
+    assert {name: value for name, value in asked.items() if value is not None} == {
+        "do": "replace",
+        "seat": 0,
+        "bytes_per_s_max": 1 << 40,
+    }
 
 
 def test_a_line_that_is_too_long_ends_the_connection(path):

@@ -42,7 +42,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 1
+    assert made.to_json()["version"] == 2
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,36 @@ def test_evidence_of_a_fork_outweighs_degradation(fork):
     assert _exit_code(State.UNUSABLE, Unavailable("x"), disks) == 3
     assert _exit_code(State.DEGRADED, None, disks[1:]) == 1
     assert "Do not trust that host" in _action(State.DEGRADED, 1, disks)
+
+
+BOTH = (
+    "`perdure replace 1` rebuilds seat 1 on a fresh disk; if its own disk is back and has not ended, "
+    "`perdure rejoin 1` is faster."
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (DiskState.DEAD, BOTH),
+        (DiskState.BLANK, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
+        (DiskState.MISSING, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
+        (DiskState.CLONE, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
+        (DiskState.REBUILDING, "Seat 1 is being rebuilt."),
+    ],
+)
+def test_the_action_is_the_command_that_mends_it(state, advice):
+    disks = status(DiskState.ONLINE, state, DiskState.DEAD, DiskState.SUSPECT).disks
+    for survives in (0, 1):
+        assert advice in _action(State.DEGRADED, survives, disks)
+
+
+def test_no_command_is_named_where_none_helps():
+    disks = status(DiskState.ONLINE, DiskState.SUSPECT).disks
+    for survives in (0, 1):
+        assert "`perdure re" not in _action(State.DEGRADED, survives, disks)
+    assert "closes the array for good. Copy what matters" in _action(State.DEGRADED, 0, disks)
+    assert "a disk is silent, and writes wait for it, and 1 more may be lost. Keep" in _action(State.DEGRADED, 1, disks)
 
 
 def test_people_see_seats_counters_and_strays():
