@@ -4,23 +4,27 @@
         ...
         proxy.frames  # all that passed so far, in order
 
-`alter` decides what becomes of a frame: it is given the frame and returns the payloads to send in its place, none to
-drop it. It runs in the proxy's thread. Frames are cut by their length only (docs/spec.md, section 2); nothing else is
-understood, and what a peer sends after a length that cannot be is passed on as it came by closing both sides.
+`alter` decides what becomes of a frame: it is given the frame and returns what to send in its place, nothing to drop
+it. It runs in the proxy's thread; where it has to wait, it returns an awaitable of the same, and only that direction of
+that connection waits with it. Frames are cut by their length (docs/spec.md, section 2), and a reply is matched to the
+command it answers by its place; nothing else is understood. A length that cannot be ends both sides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from perdure.disk.wire import FRAME_HEADER, SIGNATURE_BYTES, Opcode
+from perdure.disk.wire import COMMAND_HEADER, FRAME_HEADER, SIGNATURE_BYTES, Opcode
 
 FRAME_BYTES_MAX = 4 << 20
 
@@ -34,11 +38,16 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it came: `connection` counts the connections that were made, `payload` lacks the length."""
+    """One frame as it came: `connection` counts the connections that were made, `payload` lacks the length.
+
+    A reply has the `command` that it answers, as that went to the disk. The properties are a command's (docs/spec.md,
+    section 2); they fail for a reply.
+    """
 
     connection: int
     way: Way
     payload: bytes
+    command: Frame | None = None
 
     @property
     def wire_bytes(self) -> int:
@@ -47,17 +56,105 @@ class Frame:
 
     @property
     def opcode(self) -> Opcode:
-        """Of a command (docs/spec.md, section 3); fails for a reply."""
+        """What is asked for."""
+        return Opcode(self._header[1])  # the version comes first
+
+    @property
+    def wants_evidence(self) -> bool:
+        """Whether the answer must carry evidence."""
+        return bool(self._header[2])
+
+    @property
+    def instance(self) -> bytes:
+        """Whom it addresses."""
+        return bytes(self._header[3])
+
+    @property
+    def epoch(self) -> bytes:
+        """In which epoch."""
+        return bytes(self._header[4])
+
+    @property
+    def seq(self) -> int:
+        """Of an EXECUTE."""
+        return int(self._header[5])
+
+    @property
+    def body(self) -> bytes:
+        """Operations and data, or runs."""
+        return self.payload[SIGNATURE_BYTES + COMMAND_HEADER.size :]
+
+    @property
+    def _header(self) -> tuple[Any, ...]:
         assert self.way is Way.TO_DISK
-        return Opcode(self.payload[SIGNATURE_BYTES + 1])  # the version comes first
+        return COMMAND_HEADER.unpack_from(self.payload, SIGNATURE_BYTES)
 
 
-Alter = Callable[[Frame], Sequence[bytes]]
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes to send as they are, without a length of our own."""
+
+    data: bytes
 
 
-def unchanged(frame: Frame) -> Sequence[bytes]:
+@dataclass(frozen=True, slots=True)
+class Forged:
+    """In place of a command: it does not go to the disk, and the main program gets this reply when its turn comes."""
+
+    payload: bytes
+
+
+class HangUp:
+    """Ends both sides of the connection at this point."""
+
+
+Sent = bytes | Raw | Forged | HangUp
+Alter = Callable[[Frame], Sequence[Sent] | Awaitable[Sequence[Sent]]]
+
+
+def unchanged(frame: Frame) -> Sequence[Sent]:
     """Pass it on as it is."""
     return (frame.payload,)
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection: the way to each side, and what the disk still owes an answer to, or we in its place."""
+
+    main: asyncio.StreamWriter
+    disk: asyncio.StreamWriter
+    owed: deque[Frame | Forged] = field(default_factory=deque)
+
+    def to_disk(self, number: int, what: Sent) -> None:
+        if isinstance(what, bytes):
+            self.owed.append(Frame(number, Way.TO_DISK, what))
+        elif isinstance(what, Forged):
+            self.owed.append(what)
+            self.pay_forged()
+            return
+        _write(self.disk, what)
+
+    def pay_forged(self) -> None:
+        """Send the forged replies whose turn has come."""
+        while self.owed and isinstance(self.owed[0], Forged):
+            _write(self.main, self.owed.popleft().payload)
+
+    def next_command(self) -> Frame | None:
+        """The command that the disk's next reply answers."""
+        owed = self.owed.popleft() if self.owed else None
+        assert not isinstance(owed, Forged)
+        return owed
+
+    def abort(self) -> None:
+        self.main.transport.abort()
+        self.disk.transport.abort()
+
+
+def _write(writer: asyncio.StreamWriter, what: Sent) -> None:
+    if isinstance(what, bytes):
+        writer.writelines([FRAME_HEADER.pack(len(what)), what])
+    elif isinstance(what, Raw):
+        writer.write(what.data)
 
 
 class Proxy:
@@ -66,9 +163,10 @@ class Proxy:
     def __init__(self, front: Path, back: Path, alter: Alter = unchanged) -> None:
         self.frames: list[Frame] = []
         self.alter = alter
-        self._front, self._back = front, back
-        self._count = 0
-        self._writers: list[asyncio.StreamWriter] = []
+        self.back = back
+        self.front = front
+        self._is_hiding = False
+        self._links: list[_Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -90,9 +188,31 @@ class Proxy:
         """Break every connection; new ones are served."""
         self._loop.call_soon_threadsafe(self._cut)
 
+    def present(self, back: Path) -> None:
+        """Break every connection; new ones lead to the disk that listens at `back`."""
+        self.back = back
+        self.cut()
+
+    def hide(self) -> None:
+        """Break every connection; new ones are broken at once, until `show`."""
+        self._is_hiding = True
+        self.cut()
+
+    def show(self) -> None:
+        """Undo `hide`."""
+        self._is_hiding = False
+
+    def inject(self, way: Way, what: Sent, *, connection: int = -1) -> None:
+        """Send something that nobody asked for on a connection, by default the newest."""
+        self._loop.call_soon_threadsafe(self._inject, way, what, connection)
+
     def commands(self, *, start: int = 0) -> list[Frame]:
         """The frames from number `start` on that went to the disk."""
         return [frame for frame in self.frames[start:] if frame.way is Way.TO_DISK]
+
+    def replies(self, *, start: int = 0) -> list[Frame]:
+        """The frames from number `start` on that came from the disk."""
+        return [frame for frame in self.frames[start:] if frame.way is Way.TO_MAIN]
 
     @property
     def write_lane(self) -> int:
@@ -103,7 +223,7 @@ class Proxy:
     def _running(self) -> Iterator[None]:
         self._thread.start()
         try:
-            server = asyncio.run_coroutine_threadsafe(asyncio.start_unix_server(self._serve, self._front), self._loop)
+            server = asyncio.run_coroutine_threadsafe(asyncio.start_unix_server(self._serve, self.front), self._loop)
             server.result()
             yield
         finally:
@@ -115,43 +235,65 @@ class Proxy:
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()
         self._cut()
+        for task in self._tasks:  # an alteration may be waiting for something that will never come
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
+        for link in self._links:
+            link.abort()
+
+    def _inject(self, way: Way, what: Sent, connection: int) -> None:
+        link = self._links[connection]
+        if way is Way.TO_DISK:
+            link.to_disk(connection, what)
+        else:
+            _write(link.main, what)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number, self._count = self._count, self._count + 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if self._is_hiding:
+            writer.transport.abort()
+            return
         try:
-            back_reader, back_writer = await asyncio.open_unix_connection(self._back)
+            back_reader, back_writer = await asyncio.open_unix_connection(self.back)
         except OSError:  # the disk has ended: the main program sees its connection closed
             writer.transport.abort()
             return
-        self._writers += [writer, back_writer]
-        ways = (
-            self._pass(number, Way.TO_DISK, reader, back_writer),
-            self._pass(number, Way.TO_MAIN, back_reader, writer),
-        )
-        await asyncio.gather(*ways)
+        number, link = len(self._links), _Link(writer, back_writer)
+        self._links.append(link)
+        try:
+            await asyncio.gather(
+                self._pass(number, Way.TO_DISK, reader, link), self._pass(number, Way.TO_MAIN, back_reader, link)
+            )
+        except asyncio.CancelledError:
+            link.abort()
 
-    async def _pass(self, number: int, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, number: int, way: Way, reader: asyncio.StreamReader, link: _Link) -> None:
         """Until either side ends; then the other is ended too."""
+        writer = link.disk if way is Way.TO_DISK else link.main
         try:
             while True:
                 (length,) = FRAME_HEADER.unpack(await reader.readexactly(FRAME_HEADER.size))
                 if length > FRAME_BYTES_MAX:
                     return
-                frame = Frame(number, way, await reader.readexactly(length))
+                payload = await reader.readexactly(length)
+                frame = Frame(number, way, payload, link.next_command() if way is Way.TO_MAIN else None)
                 self.frames.append(frame)
-                for payload in self.alter(frame):
-                    writer.writelines([FRAME_HEADER.pack(len(payload)), payload])
+                altered = self.alter(frame)
+                for what in await altered if inspect.isawaitable(altered) else altered:
+                    if isinstance(what, HangUp):
+                        await writer.drain()
+                        return
+                    if way is Way.TO_DISK:
+                        link.to_disk(number, what)
+                    else:
+                        _write(link.main, what)
+                link.pay_forged()
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             return
