@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test lint sim soak bench lock clean
+.PHONY: help setup setup-dev tools up down test lint sim model sim-bugs deaths mutants soak bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -107,6 +107,18 @@ SEEDS ?= 1000
 
 sim: setup-dev ## Simulate whole stories of mains, hosts and deaths; SEEDS=1000
 	@$(BIN)/python -m perdure.sim.run --seeds $(SEEDS) $(ARGS)
+
+sim-bugs: setup-dev ## Put defects in by hand and count the seeds that it takes to find each; some minutes
+	@$(BIN)/python -m tests.sim.bugs $(ARGS)
+
+deaths: setup-dev ## Let every subset of disks die at every effect, with 3-of-5 whole; some ten minutes
+	@PERDURE_DEATHS=all $(BIN)/python -m pytest -rP tests/array/test_every_death.py $(ARGS)
+
+mutants: setup-dev ## Change the trusted code in every small way; a test must notice; ARGS=FILE for one file
+	@$(BIN)/python tests/mutation/run.py $(ARGS)
+
+model: setup-dev ## Search the rules: all states of small arrays, up to 200,000 of each larger one
+	@$(BIN)/python -m model $(ARGS)
 
 soak: setup-dev tools ## Run the long tests
 	@$(BIN)/python -m pytest -rs tests/soak $(ARGS)

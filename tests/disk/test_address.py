@@ -61,6 +61,7 @@ def test_tcp_port_zero_becomes_the_port_it_really_has() -> None:
     with listener:
         assert address == f"tcp:127.0.0.1:{listener.getsockname()[1]}"
         assert not listener.getblocking()
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)  # or a restart waits for old connections
 
 
 def test_an_ipv6_address_comes_back_in_brackets() -> None:

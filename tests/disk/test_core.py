@@ -349,6 +349,7 @@ MALFORMED_HEADERS = {
     "opcode 0": raw(0),
     "opcode 5": raw(5),
     "opcode 255": raw(255),
+    "opcode 5 with the body of a read": raw(5, wire.COUNT.pack(0)),
     "a read with a seq": raw(Opcode.READ, wire.COUNT.pack(0), seq=1),
     "hello with a body": raw(Opcode.HELLO, b"\0", **UNBOUND),
     "hello without evidence": raw(Opcode.HELLO, instance=wire.NO_INSTANCE, epoch=wire.NO_EPOCH),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -175,6 +176,29 @@ def test_a_size_that_no_disk_can_have_is_refused(size_bytes: int, monkeypatch: p
     others = ["--listen", "tcp:127.0.0.1:0", "--evidence-fd", "0", "--authority", "/dev/null"]
     with pytest.raises(SystemExit, match="size must be a multiple of 64 bytes up to 274877906880: "):
         run_main(monkeypatch, "--size-bytes", str(size_bytes), *others)
+
+
+def test_memory_that_is_not_there_is_told_at_the_start(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest size is legal, and more than this process may map."""
+    usual = resource.getrlimit(resource.RLIMIT_AS)
+    options = ["--listen", "tcp:127.0.0.1:0", "--evidence-fd", "0", "--authority", str(authority)]
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, usual[1]))
+    try:
+        with pytest.raises(SystemExit, match="the disk cannot start: .*Cannot allocate memory"):
+            run_main(monkeypatch, "--size-bytes", str(((1 << 32) - 1) * 64), *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, usual)
+
+
+@pytest.mark.parametrize("missing", ["--listen", "--size-bytes", "--evidence-fd", "--authority"])
+def test_every_option_must_be_given(
+    missing: str, authority: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"--listen": "nowhere", "--size-bytes": "64", "--evidence-fd": "0", "--authority": str(authority)}
+    del options[missing]
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, *[word for pair in options.items() for word in pair])
+    assert f"required: {missing}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

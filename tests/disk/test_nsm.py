@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from threading import Thread
 import cbor2
 import pytest
 
-from perdure.disk.nsm import RESPONSE_BYTES_MAX, NsmSocket, document_of
+from perdure.disk.nsm import NsmSocket, document_of
 
 DATA = bytes(range(64))
 
@@ -81,11 +82,23 @@ def test_a_module_that_goes_away_is_told(ends: tuple[socket.socket, NsmSocket], 
         nsm.attest(DATA)
 
 
-def test_a_reply_longer_than_any_document_is_refused(ends: tuple[socket.socket, NsmSocket]) -> None:
+def test_the_longest_reply_is_taken_and_a_longer_one_refused(ends: tuple[socket.socket, NsmSocket]) -> None:
     platform, nsm = ends
-    platform.sendall((RESPONSE_BYTES_MAX + 1).to_bytes(4, "big"))
+    longest = b"d" * (12_288 - len(reply(bytes(1000))) + 1000)
+    platform.sendall(framed(reply(longest)))
+    assert nsm.attest(DATA) == longest
+    platform.sendall((12_289).to_bytes(4, "big"))
     with pytest.raises(ValueError, match="too long"):
         nsm.attest(DATA)
+
+
+def test_the_socket_is_the_hosts_and_stays_open() -> None:
+    platform, disk = socket.socketpair()
+    with platform, disk:
+        nsm = NsmSocket(disk.fileno())
+        del nsm
+        gc.collect()
+        os.fstat(disk.fileno())
 
 
 @pytest.mark.parametrize("length", [0x18, 0xFF, 0x100, 4800, 12_000])

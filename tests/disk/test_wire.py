@@ -134,3 +134,31 @@ def test_the_command_digest_is_a_tagged_hash_of_all_parts() -> None:
     tag = hashlib.sha256(b"perdure/command/1").digest()
     expected = hashlib.sha256(tag + tag + b"abcdef").digest()
     assert wire.command_digest(b"abc", memoryview(b"def")) == wire.command_digest(bytearray(b"abcdef")) == expected
+
+
+def test_every_number_on_the_wire_is_the_documented_one() -> None:
+    """Both ends share these names, so no exchange between them would show that a number has changed (spec 2, 3)."""
+    assert (wire.VERSION, wire.ANSWER, wire.REFUSAL, wire.DISK_SECTOR_BYTES, wire.LEAVES_MAX) == (1, 1, 2, 64, 512)
+    assert (wire.COMMAND_BYTES_MAX, wire.READ_BYTES_MAX) == (1_048_576, 1_048_576)
+    assert [(opcode.name, int(opcode)) for opcode in wire.Opcode] == [
+        ("HELLO", 1),
+        ("OPEN", 2),
+        ("EXECUTE", 3),
+        ("READ", 4),
+    ]
+    assert [(kind.name, int(kind)) for kind in wire.OpKind] == [("WRITE", 1), ("COPY", 2), ("TRIM", 3)]
+    reasons = "MALFORMED BAD_SIGNATURE WRONG_INSTANCE WRONG_EPOCH WRONG_SEQ OUT_OF_RANGE NO_EVIDENCE"
+    assert {reason.name: int(reason) for reason in wire.Reason} == {
+        name: number for number, name in enumerate(reasons.split(), 1)
+    }
+    formats = (wire.FRAME_HEADER, wire.COMMAND_HEADER, wire.COUNT, wire.OP, wire.RUN, wire.RESULT, wire.REPLY_HEADER)
+    assert [layout.format for layout in (*formats, wire.PATH_HEADER)] == [
+        ">I",
+        ">BBBx32s16sQ32s",
+        ">H",
+        ">BIII",
+        ">II",
+        ">32s16sQI",
+        ">BI",
+        ">HH",
+    ]

@@ -63,6 +63,14 @@ def test_a_cut_value_is_malformed(value, data):
         ("81" * 9 + "00", "deep"),
         ("c1" * 2000 + "00", "deep"),
         ("9f" * 2000, "deep"),
+        ("a1" * 2000, "deep"),
+        ("a101" * 2000, "deep"),
+        ("81" * 6 + "a18001", "map key"),  # the array in it is the eighth
+        ("81" * 7 + "a18001", "deep"),
+        ("81ff", "indefinite"),
+        ("8201ff", "indefinite"),
+        ("a1ff", "indefinite"),
+        ("a101ff", "indefinite"),
         ("bbffffffffffffffff", "short"),
         ("5bffffffffffffffff00", "short"),
         ("", "short"),
@@ -71,6 +79,23 @@ def test_a_cut_value_is_malformed(value, data):
 def test_refuses(data, what):
     with pytest.raises(MalformedEvidence, match=what):
         cbor.decode(bytes.fromhex(data))
+
+
+@pytest.mark.parametrize(("start", "end"), [("81", ""), ("9f", "ff"), ("a101", ""), ("bf01", "ff"), ("c1", "")])
+def test_eight_levels_are_read_and_nine_are_not(start, end):
+    cbor.decode(bytes.fromhex(start * 8 + "00" + end * 8))
+    with pytest.raises(MalformedEvidence, match="more than 8 deep"):
+        cbor.decode(bytes.fromhex(start * 9 + "00" + end * 9))
+
+
+@pytest.mark.parametrize("number", [0, 23, 24, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**64 - 1])
+def test_a_number_of_any_size_is_read(number):
+    assert cbor.decode(cbor2.dumps([number, -1 - number, 0])) == [number, -1 - number, 0]
+
+
+@pytest.mark.parametrize("length", [0, 23, 24, 255, 256, 65_535, 65_536])
+def test_a_string_of_any_length_is_read(length):
+    assert cbor.decode(cbor2.dumps([bytes(length), "x" * length])) == [bytes(length), "x" * length]
 
 
 @pytest.mark.parametrize("value", [math.pi, cbor2.CBORTag(1, 0), cbor2.CBORSimpleValue(99), cbor2.undefined])

@@ -94,6 +94,16 @@ def test_a_path_of_the_right_form_gives_the_leafs_key_and_the_common_window():
     assert verified.leaf_not_after_ms == (START + 10 * DAY).timestamp() * 1000
 
 
+def test_a_path_whose_certificates_share_one_moment_holds_at_that_moment():
+    path = steps()
+    path[2].start = path[3].end = START + DAY
+    verified = chain.verify_path(issue(path))
+    assert verified.not_before_ms == verified.not_after_ms == (START + DAY).timestamp() * 1000
+    path[2].start += timedelta(seconds=1)
+    with pytest.raises(BadChain, match="at no time valid all at once"):
+        chain.verify_path(issue(path))
+
+
 NOT_CA = x509.BasicConstraints(ca=False, path_length=None)
 CA = x509.BasicConstraints(ca=True, path_length=None)
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")

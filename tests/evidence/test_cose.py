@@ -18,12 +18,22 @@ def test_takes_apart_what_an_independent_encoder_puts_together(payload):
     assert cose.signed_bytes(payload) == cbor2.dumps(["Signature1", bytes.fromhex("a1013822"), b"", payload])
 
 
-def test_refuses_a_payload_of_more_than_16_kib():
-    payload = bytes(cose.PAYLOAD_BYTES_MAX + 1)
+def test_the_largest_payload_has_16_kib():
+    largest = bytes(16_384)
+    for tag in (b"", b"\xd2"):
+        assert cose.split(tag + cose.join(largest, bytes(96))).payload == largest
     with pytest.raises(MalformedEvidence, match="at most"):
-        cose.split(b"\xd2" + cose.join(payload, bytes(96)))
+        cose.split(b"\xd2" + cose.join(largest + b"\0", bytes(96)))
     with pytest.raises(MalformedEvidence):
-        cose.split(cose.join(payload, bytes(96)) * 10)
+        cose.split(cose.join(largest, bytes(96)) * 10)
+
+
+@pytest.mark.parametrize("length", [0, 1, 23, 24, 25, 255, 256, 257])
+def test_a_payload_has_the_shortest_head_for_its_length(length):
+    document = cbor2.dumps([bytes.fromhex("a1013822"), {}, bytes(length), bytes(96)])
+    assert cose.byte_string_head(length) + bytes(length) == cbor2.dumps(bytes(length))
+    assert cose.join(bytes(length), bytes(96)) == document
+    assert cose.split(document).payload == bytes(length)
 
 
 P, S, ES384 = b"payload", bytes(96), bytes.fromhex("a1013822")

@@ -447,3 +447,17 @@ def test_simulated_certificates_have_the_names_and_lifetimes_that_aws_gives():
     assert all(issuer.subject == child.issuer for issuer, child in itertools.pairwise(path))
     assert "aws" not in path[0].subject.rfc4514_string()
     assert path[-1].subject.rfc4514_string().startswith(f"CN={MODULE_ID}.")
+
+
+def test_each_pcr_is_reported_under_its_own_name():
+    """On hardware they all differ; the simulated platform signs zeros for most of them."""
+    pcrs = {**PCRS, **{index: bytes([index + 1]) * 48 for index in range(3, 16)}}
+    measurement = verify(document(pcrs=pcrs)).measurement
+    assert (measurement.pcr0, measurement.pcr1, measurement.pcr2) == (pcrs[0], pcrs[1], pcrs[2])
+    assert (measurement.pcr4, measurement.pcr8) == (pcrs[4], pcrs[8])
+
+
+def test_an_allowed_program_with_other_contents_is_named_as_such_whatever_else_is_allowed():
+    allowed = policy((b"x" * 48, PCRS[1], b"x" * 48), (b"y" * 48, b"y" * 48, b"y" * 48))
+    with pytest.raises(WrongMeasurement, match="another authority"):
+        verify(document(), policy=allowed)

@@ -142,6 +142,27 @@ def test_a_root_is_found_by_its_very_bytes_alone():
     assert FULL.root_of(SimulatedRoot.create(seeded("other")).der) is None
 
 
-def test_a_measurement_has_three_whole_pcrs():
+@pytest.mark.parametrize("wrong", [bytes(47), bytes(49), b""])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_measurement_has_three_whole_pcrs(index, wrong):
+    pcrs = [bytes(48)] * 3
+    pcrs[index] = wrong
     with pytest.raises(Misuse):
-        Measurement("simulated", bytes(48), bytes(48), bytes(32))
+        Measurement("simulated", *pcrs)
+
+
+def test_the_skew_is_a_minute_unless_stated_and_from_1_ms_to_3_hours():
+    assert Policy((AWS,), (A,)).skew_ms_max == 60_000
+    for skew_ms_max in (1, 10_800_000):
+        assert Policy.from_json(changed(skew_ms_max=skew_ms_max)).skew_ms_max == skew_ms_max
+    for skew_ms_max in (0, 10_800_001):
+        with pytest.raises(Misuse, match="skew_ms_max"):
+            Policy((AWS,), (A,), skew_ms_max)
+
+
+def test_a_roots_name_has_1_to_64_characters():
+    for name in ("a", "0-", "a" * 64):
+        assert TrustedRoot(name, Platform.SIMULATED, ROOT.der).name == name
+    for name in ("", "-a", "a" * 65, "a\n", "a b", "\u0660"):
+        with pytest.raises(Misuse, match="1 to 64 characters"):
+            TrustedRoot(name, Platform.SIMULATED, ROOT.der)
