@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from perdure.array.ports import Buffer, Lane
 from perdure.disk import wire
@@ -17,6 +18,9 @@ from perdure.errors import Disconnected, MalformedEvidence, WrongCommitment
 from perdure.sim.loop import Future, Loop
 
 _HARDWARE_KEY = b"the simulated hardware's secret, which no simulated adversary knows"
+_OUT = memoryview(bytearray(wire.READ_BYTES_MAX))
+_Waiting = tuple[Future[memoryview], float]
+"""An exchange under way, and when it will have waited for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,16 @@ class FastEvidence:
 
 
 class SimDisk:
-    """One launch of the disk program."""
+    """One launch of the disk program. `core` may be a cheaper disk (`perdure.sim.signatures`)."""
 
-    def __init__(self, loop: Loop, authority: bytes, size_bytes: int) -> None:
+    def __init__(self, loop: Loop, authority: bytes, size_bytes: int, core: Callable[..., DiskCore] = DiskCore) -> None:
         self.memory = bytearray(size_bytes)
-        self.core = DiskCore(memoryview(self.memory), loop.random(32), authority)
+        self.core = core(memoryview(self.memory), loop.random(32), authority)
         self.is_alive = True
         self.commands: list[bytes] = []
+        self.proofs: dict[bytes, bytes] = {}
+        """What a host recorded: by command, the reply that carried evidence."""
         self._evidence = FastEvidence()
-        self._out = memoryview(bytearray(wire.READ_BYTES_MAX))
 
     @property
     def instance(self) -> bytes:
@@ -73,34 +78,44 @@ class SimDisk:
     def core_reply(self, command: bytes) -> bytes:
         """The same to a command that is not new, and so not recorded again."""
         try:
-            answer = self.core.handle(memoryview(command), self._out)
+            answer = self.core.handle(memoryview(command), _OUT)
         except Refusal as refused:
             return wire.REPLY_HEADER.pack(wire.REFUSAL, refused.reason)
         result = answer.head + answer.data
         reply = wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
         if answer.leaf is not None:
             reply += wire.PATH_HEADER.pack(0, 1) + self._evidence.attest(answer.leaf)
+            self.proofs.setdefault(command, reply)
         return reply
 
 
 class SimChannel:
     """A `perdure.array.ports.Channel` to whatever `standing` says is at the address now."""
 
-    def __init__(self, loop: Loop, address: str, standing: Callable[[], SimDisk | None]) -> None:
+    def __init__(
+        self, loop: Loop, address: str, standing: Callable[[], SimDisk | None], rng: Random | None = None
+    ) -> None:
         self._loop = loop
         self._address = address
         self._standing = standing
-        self._arrives_ms = dict.fromkeys(Lane, 0.0)
-        self._waiting: dict[Lane, list[Future[memoryview]]] = {lane: [] for lane in Lane}
+        self._rng = rng or loop.rng
+        self._arrives_ms = [0.0 for _ in Lane]
+        self._waiting: list[list[_Waiting]] = [[] for _ in Lane]
+        self._is_watched = [False for _ in Lane]
         self.latency_ms: tuple[float, float] = (0.05, 0.2)
+        self.lane_delay_ms = [0.0 for _ in Lane]
+        """How much slower one of the connections is than the other."""
         self.is_silent = False
         self.answer_ms_max = 500.0
         self.tamper: Callable[[Lane, bytes, bytes], bytes | None] | None = None
         """Sees a command and its reply; gives the reply to deliver, or None for silence."""
         self.intercept: Callable[[Lane, bytes], bytes | None] | None = None
         """Sees a command before the disk does; a reply of its own keeps it from the disk."""
+        self.may_leave: Callable[[bytes], bool] | None = None
+        """Sees a command before the network does; False when the process died before it could send it."""
         self.exchange_count = 0
         self.sent_bytes = 0
+        self._is_cut = False
 
     @property
     def address(self) -> str:
@@ -109,13 +124,16 @@ class SimChannel:
 
     def exchange(self, lane: Lane, parts: Sequence[Buffer]) -> Future[memoryview]:
         """Send one frame; see `perdure.array.ports.Channel`."""
-        command = b"".join(bytes(part) for part in parts)
+        command = b"".join(parts)
         self.exchange_count += 1
         self.sent_bytes += len(command) + wire.FRAME_HEADER.size
         future: Future[memoryview] = Future(self._loop)
-        self._waiting[lane].append(future)
-        self._loop.call_later(self._delay(lane), lambda: self._arrive(lane, command, future))
-        self._loop.call_later(self.answer_ms_max, lambda: self._give_up(lane, future))
+        self._waiting[lane].append((future, self._loop.time_ms + self.answer_ms_max))
+        if self.may_leave is None or self.may_leave(command):
+            self._loop.call_later(self._delay(lane), lambda: self._arrive(lane, command, future))
+        if not self._is_watched[lane]:
+            self._is_watched[lane] = True
+            self._loop.call_later(self.answer_ms_max, lambda: self._watch(lane))
         return future
 
     def close(self) -> None:
@@ -123,15 +141,20 @@ class SimChannel:
         for lane in Lane:
             self._break(lane, "closed")
 
+    def cut(self) -> None:
+        """Lose what is on its way to the disk, for good: the sender is dead, and so are its buffers."""
+        self._is_cut = True
+
     def _delay(self, lane: Lane) -> float:
         """Later than everything sent before on this lane: streams keep order."""
         now = self._loop.time_ms
-        arrives = max(now + self._loop.rng.uniform(*self.latency_ms), self._arrives_ms[lane])
-        self._arrives_ms[lane] = arrives
+        low, high = self.latency_ms
+        arrives = now + low + (high - low) * self._rng.random() + self.lane_delay_ms[lane]
+        self._arrives_ms[lane] = arrives = max(arrives, self._arrives_ms[lane])
         return arrives - now
 
     def _arrive(self, lane: Lane, command: bytes, future: Future[memoryview]) -> None:
-        if self.is_silent or future.done:
+        if self.is_silent or self._is_cut or future.done:
             return
         disk = self._standing()
         if disk is None or not disk.is_alive:
@@ -151,17 +174,24 @@ class SimChannel:
     def _answer(self, lane: Lane, future: Future[memoryview], reply: bytes) -> None:
         if future.done or self.is_silent:
             return
-        if self._waiting[lane][0] is not future:
+        if self._waiting[lane][0][0] is not future:
             self._break(lane, "an answer is missing")
             return
         self._waiting[lane].pop(0)
         future.set_result(memoryview(reply))
 
-    def _give_up(self, lane: Lane, future: Future[memoryview]) -> None:
-        if not future.done:
-            self._break(lane, "no answer in time")
+    def _watch(self, lane: Lane) -> None:
+        """Give up on a lane whose oldest command has waited for too long; look again when the next one will have."""
+        self._is_watched[lane] = bool(self._waiting[lane])
+        if self._waiting[lane]:
+            left_ms = self._waiting[lane][0][1] - self._loop.time_ms
+            if left_ms <= 0:
+                self._break(lane, "no answer in time")
+                self._is_watched[lane] = False
+            else:
+                self._loop.call_later(left_ms + 0.001, lambda: self._watch(lane))
 
     def _break(self, lane: Lane, why: str) -> None:
         waiting, self._waiting[lane] = self._waiting[lane], []
-        for future in waiting:
+        for future, _ in waiting:
             future.set_error(Disconnected(why))

@@ -5,6 +5,7 @@ searched for. What is not known is how much of an earlier main program's unflush
 set of candidates, each a prefix, and every read and every FLUSH narrows it. An empty set is a violation.
 
 - A read returns what was current at some moment between its call and its return, for the main program that asks.
+- A sector enters the cache whole: each half is what a write under way brings, or what stood there at that moment.
 - After a mount the sectors are explained by a prefix of the last owner's writes that includes all that it flushed.
 - Nothing that enters a main program's cache after a later mount returned is ever seen by that mount.
 - A FLUSH that returns was called before any later mount returned, and every later mount has what it covers.
@@ -12,6 +13,7 @@ set of candidates, each a prefix, and every read and every FLUSH narrows it. An 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 Value = tuple[int, int]
@@ -40,9 +42,38 @@ class Owner:
     epoch: bytes
     bases: list[Base]
     log: list[tuple[int, Value]] = field(default_factory=list)
-    issued: set[int] = field(default_factory=set)
+    under_way: set[int] = field(default_factory=set)
+    """Numbers that were handed to a write and are in no sector yet."""
     flushed: int = 0
     """How many of its writes a FLUSH has covered."""
+    _by_sector: dict[int, list[int]] = field(default_factory=dict)
+    _entered: dict[int, int] = field(default_factory=dict)
+
+    def put(self, index: int, value: Value) -> None:
+        """A sector changes."""
+        self._by_sector.setdefault(index, []).append(len(self.log))
+        for number in value:
+            self._entered.setdefault(number, len(self.log))
+        self.log.append((index, value))
+
+    def when_entered(self, number: int) -> int:
+        """How many writes must be durable for this one to be."""
+        return self._entered[number] + 1
+
+    def since(self, start: int, index: int) -> list[Value]:
+        """What the sector became after the first `start` writes."""
+        places = self._by_sector.get(index, [])
+        return [self.log[at][1] for at in places[bisect_left(places, start) :]]
+
+    def before(self, start: int, index: int) -> Value | None:
+        """What the first `start` writes leave in the sector; None if they do not touch it."""
+        places = self._by_sector.get(index, [])
+        at = bisect_left(places, start)
+        return self.log[places[at - 1]][1] if at else None
+
+    def last(self, index: int) -> Value | None:
+        """The same, of all writes so far."""
+        return self.before(len(self.log), index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +110,34 @@ class History:
         return Call(owner, len(owner.log), next(later, None))
 
     def entered(self, owner: Owner, index: int, value: Value) -> None:
-        """A sector enters the write cache. Each half must be new, or what is there already."""
-        for half in (0, 1):
-            if value[half] not in owner.issued and value[half] not in {now[half] for now in _current(owner, index)}:
-                raise Violation(f"main {owner.number} puts {value} into sector {index}, which nobody has written")
-        owner.log.append((index, value))
+        """A sector enters the write cache. Each half must be on its way, or what is there already."""
+        kept = [half for half in (0, 1) if value[half] not in owner.under_way]
+        now = owner.last(index)
+        found = [now] if now is not None else [base.sectors[index] for base in owner.bases]
+        if not any(all(value[half] == old[half] for half in kept) for old in found):
+            raise Violation(
+                f"main {owner.number} puts {value} into sector {index}, which holds {sorted(set(found))}: nobody wrote "
+                "that, or something newer is lost"
+            )
+        if now is None:
+            owner.bases = [b for b in owner.bases if all(value[half] == b.sectors[index][half] for half in kept)]
+        owner.under_way.difference_update(value)
+        owner.put(index, value)
 
     def trimmed(self, owner: Owner, index: int) -> None:
         """A trim of a sector enters the write cache."""
-        owner.log.append((index, ZERO))
+        owner.put(index, ZERO)
 
     def wrote(self, call: Call, index: int, number: int) -> None:
         """A write of `number` was acknowledged."""
-        if not any(at == index and number in value for at, value in call.owner.log[call.start :]):
+        if not any(number in value for value in call.owner.since(call.start, index)):
             raise Violation(f"main {call.owner.number} acknowledged {number} in sector {index} and did not keep it")
 
     def read(self, call: Call, index: int, value: Value) -> None:
         """A read of one sector has returned `value`."""
         owner = call.owner
-        meanwhile = [seen for at, seen in owner.log[call.start :] if at == index]
-        before = _last(owner.log[: call.start], index)
+        meanwhile = owner.since(call.start, index)
+        before = owner.before(call.start, index)
         if value in meanwhile or value == before:
             return
         if before is None:
@@ -142,12 +181,3 @@ def _successors(owner: Owner) -> list[Base]:
             if count >= owner.flushed:
                 found.append(Base((*base.path, (owner.number, count)), tuple(sectors)))
     return found
-
-
-def _current(owner: Owner, index: int) -> list[Value]:
-    last = _last(owner.log, index)
-    return [last] if last is not None else [base.sectors[index] for base in owner.bases]
-
-
-def _last(log: list[tuple[int, Value]], index: int) -> Value | None:
-    return next((value for at, value in reversed(log) if at == index), None)

@@ -6,6 +6,7 @@ Implements `perdure.array.ports.Runtime`. Nothing waits for real: when all work 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from random import Random
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,8 @@ class Stuck(Exception):
 
 class Future(Generic[_T]):
     """A result that is there once; who awaits it is woken in order."""
+
+    __slots__ = ("_loop", "_result", "_waiting", "done", "error")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -47,7 +50,7 @@ class Future(Generic[_T]):
     def when_done(self, wake: Callable[[], None]) -> None:
         """Call `wake` soon after the result has come."""
         if self.done:
-            self._loop.call_later(0, wake)
+            self._loop.call_soon(wake)
         else:
             self._waiting.append(wake)
 
@@ -56,11 +59,13 @@ class Future(Generic[_T]):
             return
         self._result, self.error, self.done = result, error, True
         for wake in self._waiting:
-            self._loop.call_later(0, wake)
+            self._loop.call_soon(wake)
 
 
 class Event:
     """A `perdure.array.ports.Event`."""
+
+    __slots__ = ("_future",)
 
     def __init__(self, loop: Loop) -> None:
         self._future: Future[None] = Future(loop)
@@ -77,12 +82,14 @@ class Event:
 class Task(Future[_T]):
     """A coroutine under way; itself the future of its result. `owner` is the process it dies with."""
 
+    __slots__ = ("_work", "owner")
+
     def __init__(self, loop: Loop, work: Coroutine[Any, Any, _T], owner: object) -> None:
         super().__init__(loop)
         self._work = work
         self.owner = owner
         loop.tasks[self] = None
-        loop.call_later(0, self._step)
+        loop.call_soon(self._step)
 
     def kill(self) -> None:
         """End it where it stands, without a word to anyone: what a crash does."""
@@ -95,24 +102,25 @@ class Task(Future[_T]):
         self._work.close()
 
     def _step(self) -> None:
+        loop = self._loop
         if self.done:
             return
-        if self.owner in self._loop.paused:
-            self._loop.paused[self.owner].append(self._step)
+        if loop.paused and self.owner in loop.paused:
+            loop.paused[self.owner].append(self._step)
             return
-        previous, self._loop.owner = self._loop.owner, self.owner
+        previous, loop.owner = loop.owner, self.owner
         try:
             awaited: Future[Any] = self._work.send(None)
         except StopIteration as stop:
-            self._loop.tasks.pop(self, None)
+            loop.tasks.pop(self, None)
             self.set_result(stop.value)
         except Exception as error:
-            self._loop.tasks.pop(self, None)
+            loop.tasks.pop(self, None)
             self.set_error(error)
         else:
             awaited.when_done(self._step)
         finally:
-            self._loop.owner = previous
+            loop.owner = previous
 
 
 class Loop:
@@ -125,6 +133,7 @@ class Loop:
         self._now_us = 0
         self._order = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._ready: deque[Callable[[], None]] = deque()
         self._spawned: list[Task[Any]] = []
         self.tasks: dict[Task[Any], None] = {}
         """All that are under way, in the order in which they began, so that a kill repeats as well."""
@@ -182,10 +191,18 @@ class Loop:
 
     # Running ----------------------------------------------------------------------------------------------
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call at this moment, after all that is to be called at this moment already."""
+        self._ready.append(call)
+
     def call_later(self, ms: float, call: Callable[[], None]) -> None:
         """Call after `ms` of virtual time; calls of one moment happen in the order in which they were made."""
+        us = int(ms * 1000)
+        if us <= 0:
+            self._ready.append(call)
+            return
         self._order += 1
-        heapq.heappush(self._queue, (self._now_us + int(ms * 1000), self._order, call))
+        heapq.heappush(self._queue, (self._now_us + us, self._order, call))
 
     def run(self, work: Coroutine[Any, Any, _T], owner: object = None) -> _T:
         """Run `work` to its end and return its result. Raises Stuck when it can never end."""
@@ -202,6 +219,9 @@ class Loop:
 
     def step(self) -> None:
         """Do the next thing."""
+        if self._ready:
+            self._ready.popleft()()
+            return
         if not self._queue:
             raise Stuck(f"at {self.now_ms()} ms everything waits for something that will not happen")
         self._now_us, _, call = heapq.heappop(self._queue)
@@ -221,8 +241,7 @@ class Loop:
 
     def resume(self, owner: object) -> None:
         """Let `owner` go on where it stood."""
-        for step in self.paused.pop(owner, []):
-            self.call_later(0, step)
+        self._ready.extend(self.paused.pop(owner, []))
 
     def kill(self, owner: object) -> None:
         """End every task of `owner`, as the death of its process does."""

@@ -1,0 +1,374 @@
+"""From a seed to a plan: what the world is like, and everything that will happen, as a list that people can read.
+
+A plan is a row of scenes, each a few faults that belong together, with operations in between. Scenes are biased to the
+worst: a crash comes when a FLUSH has just returned or a roster is half changed, and whoever mounts next is shown the
+disks that missed most. Each seed allows itself about half the scenes, so that every fault is seen in many companies.
+Nothing is drawn while a story is told but what time and networks do; so any step can be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from perdure.array.ports import Lane
+from perdure.array.session import RETRY_MS
+from perdure.sim.clients import (
+    Erase,
+    FlushAll,
+    Join,
+    Operation,
+    ReadSectors,
+    ScrubAll,
+    TrimSectors,
+    WriteHalf,
+    WriteInRosterChange,
+)
+from perdure.sim.clients import WriteSectors as Write
+from perdure.sim.hosts import BlankRestart, Clones, Death, ReplayCommands, Rewind, ShowAgain, Withhold
+from perdure.sim.liars import Duplicate, FlipBits, ForgePlainAnswers, ForgeRefusals, Lie, ReplayReplies
+from perdure.sim.lives import Crash, Mount, Pause, When
+from perdure.sim.network import BreakConnections, Delay, LoseReplies, Partition, Reorder, Silence
+from perdure.sim.story import ANSWER_MS_MAX, Setup, Step, Timed
+
+GEOMETRIES = ((2, 3), (3, 5), (4, 6), (4, 7), (5, 9))
+VOTED_OFF_MS = (200, 450)
+"""When a disk that went silent is voted off, give or take."""
+GIVEN_UP_MS = 3 * ANSWER_MS_MAX + 2 * RETRY_MS
+"""From the first command that a silent disk gets to the vote that removes it: three waits, and pauses between them."""
+
+FAULTS = (
+    *(when.value for when in When),
+    *(kind.kind for kind in (Pause, Silence, Partition, BreakConnections, Delay, Reorder, LoseReplies)),
+    *(kind.kind for kind in (Death, BlankRestart, Clones, Withhold, ShowAgain, ReplayCommands, Rewind)),
+    *(kind.kind for kind in (ForgePlainAnswers, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)),
+    *(kind.kind for kind in (Join, Erase, ScrubAll)),
+    "two mains",
+    "hidden disks",
+    "late evidence",
+)
+"""Everything whose company coverage counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One seed's story before it is told."""
+
+    setup: Setup
+    steps: tuple[Timed, ...]
+
+    def only(self, numbers: list[int]) -> Plan:
+        """The same story with these steps alone."""
+        return Plan(self.setup, tuple(self.steps[at] for at in numbers))
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed; the geometry follows from it too."""
+    rng = Random(seed)  # noqa: S311 (a simulation must repeat)
+    k, n = GEOMETRIES[seed % len(GEOMETRIES)]
+    setup = Setup(
+        seed,
+        k,
+        n,
+        sectors=rng.randint(4, 12),
+        starts_ms=100 if rng.random() < 0.95 else 0,
+        latency_ms=rng.choice(((0.05, 0.2), (0.05, 2.0), (1.0, 5.0))),
+        evidence_ms=rng.choice((0.0, 0.0, 0.5, 3.0)),
+        attests_every_read=rng.random() < 0.2,
+        speaks_nbd=rng.random() < 0.2,
+        real_signatures=rng.random() < 0.05,
+    )
+    return Plan(setup, tuple(sorted(_Author(rng, setup).write(), key=lambda timed: timed.at_ms)))
+
+
+class _Author:
+    """Draws the steps of one plan."""
+
+    def __init__(self, rng: Random, setup: Setup) -> None:
+        self.rng = rng
+        self.setup = setup
+        self.steps: list[Timed] = []
+        self.now_ms = 0.0
+        self.is_quiet = False
+        """Whether this scene wants no other operations than its own."""
+
+    def write(self) -> list[Timed]:
+        """All steps, in no order."""
+        scenes = [scene for scene in self.scenes() if self.rng.random() < 0.5] or self.scenes()
+        gap_ms = self.rng.choice((1.0, 10.0, 40.0))
+        for _ in range(self.rng.randint(4, 12)):
+            self.at(0, Mount(self.hidden()))
+            self.now_ms += self.rng.expovariate(1 / gap_ms)
+            began_ms = self.now_ms
+            self.rng.choice(scenes)()
+            if not self.is_quiet:
+                self.operations(began_ms, self.now_ms)
+            self.is_quiet = False
+        return self.steps
+
+    def scenes(self) -> list[Callable[[], None]]:
+        """All kinds of them; some twice, since more can come of them."""
+        return [
+            self.network_trouble,
+            self.lies,
+            self.losses,
+            self.deaths_of_mains,
+            self.deaths_of_mains,
+            self.takeover,
+            self.replacement,
+            self.replacement,
+            self.forgery,
+            self.vote,
+            self.replays,
+            self.maintenance,
+        ]
+
+    # Scenes -----------------------------------------------------------------------------------------------
+
+    def network_trouble(self) -> None:
+        """Loss, delay, reordering, partitions."""
+        for _ in range(self.rng.randint(1, 3)):
+            self.at(self.short_ms(), self.network_fault())
+        self.now_ms += self.rng.choice((5, 60))
+
+    def lies(self) -> None:
+        """Hosts answer what they like, about two things at once sometimes."""
+        for _ in range(self.rng.randint(1, 2)):
+            self.at(self.short_ms(), self.lie())
+        self.now_ms += self.rng.choice((10, 100))
+
+    def losses(self) -> None:
+        """Disks go, for good or for a while, or others stand in their places."""
+        for _ in range(self.rng.randint(1, 2)):
+            self.at(self.short_ms(), self.loss())
+        self.now_ms += self.rng.choice((10, 100, 400))
+
+    def deaths_of_mains(self) -> None:
+        """A main program dies; hosts do something to disks that nobody watches; another mounts."""
+        when = self.rng.choice((When.NOW, When.COMMANDS, When.COMMANDS, When.FLUSH))
+        self.at(0, Crash(self.back(), when, self.rng.randint(0, 60), self.lost()))
+        if self.rng.random() < 0.3:
+            self.at(0, Crash(1, When.NOW))
+        self.now_ms += self.rng.choice((1, 20, 60))
+        if self.rng.random() < 0.6:
+            self.at(0, self.between())
+        self.at(0.1, Mount(self.hidden(), hides_at_random=self.rng.random() < 0.3))
+        if self.rng.random() < 0.5:  # the new one does not get far either
+            self.at(0.2, Crash(0, When.COMMANDS, self.rng.randint(0, 12 * self.setup.n), self.lost()))
+            self.at(30, Mount(self.hidden()))
+        self.now_ms += self.rng.choice((5, 40))
+
+    def takeover(self) -> None:
+        """Another main program mounts while one serves; often the first stands still meanwhile."""
+        if self.rng.random() < 0.6:
+            self.at(0, Pause(self.back(), self.rng.choice((5, 60, 600))))
+        for _ in range(self.rng.choice((1, 1, 2))):
+            self.at(self.short_ms(), Mount(self.hidden(), is_takeover=True))
+        if self.rng.random() < 0.3:
+            self.at(self.short_ms(), self.network_fault())
+        self.now_ms += self.rng.choice((10, 60))
+
+    def replacement(self) -> None:
+        """A disk goes, its seat is filled by a fresh one or by itself; more trouble comes in the middle of it."""
+        seat = self.rng.randrange(self.setup.n)
+        going = self.rng.choice((BlankRestart(seat, False), Death(seat, False), Withhold((seat,), 700), None))
+        self.at(0, going or Silence(0, (seat,), 500))
+        for _ in range(3):
+            self.now_ms += self.rng.choice((20, *VOTED_OFF_MS))
+            self.at(0, Mount(0))
+            self.at(0.1, self.join(seat))
+            if self.rng.random() < 0.3:
+                trouble = (self.loss, self.lie, self.network_fault, self.death_of_a_main)
+                self.at(self.short_ms(), self.rng.choice(trouble)())
+
+    def forgery(self) -> None:
+        """A3 in full: acknowledgements are forged, somebody flushes, the main program dies and another mounts."""
+        seats = self.some_seats(self.rng.randint(1, self.setup.n))
+        self.at(0, ForgePlainAnswers(0, seats, self.rng.choice((5, 30, 100)), self.dice()))
+        for _ in range(self.rng.randint(1, 4)):
+            self.at(self.short_ms(), self.big_write())
+        self.at(5, FlushAll(0))
+        when = self.rng.choice((When.NOW, When.COMMANDS, When.FLUSH, When.FLUSH))
+        self.at(0.2, Crash(0, when, self.rng.randint(0, 40), self.lost()))
+        self.now_ms += self.rng.choice((2, 10, 40))
+        self.at(0, Crash(0, When.NOW))
+        self.at(0.1, Mount(self.hidden()))
+        self.now_ms += 20
+
+    def vote(self) -> None:
+        """Disks go silent and are voted off; clients write while the roster changes; whoever mounts next sees them."""
+        seats = self.some_seats(self.rng.randint(1, self.setup.n - self.setup.k))
+        self.at(0, Silence(0, seats, 600))
+        if self.rng.random() < 0.5:
+            self.at(1, Delay(0, self.seat(), (0.1, 15.0)))
+        when = self.rng.choice((When.ROSTER_CHANGE, When.FLUSH_IN_ROSTER_CHANGE, When.FLUSH_IN_ROSTER_CHANGE))
+        lost = self.lost()
+        if self.rng.random() < 0.6:  # one FLUSH waits for the silent; one more is under way when they are given up
+            self.is_quiet, when, lost = True, When.FLUSH_IN_ROSTER_CHANGE, tuple(range(self.setup.n))
+            began_ms = 0.5 + self.rng.random()
+            round_ms = 2 * self.setup.latency_ms[1] + self.setup.evidence_ms
+            self.at(began_ms, Write(0, self.rng.randrange(self.setup.sectors), 1, True))
+            late_ms = GIVEN_UP_MS - round_ms * self.rng.random()
+            self.at(began_ms + late_ms, Write(0, self.rng.randrange(self.setup.sectors), 1, True))
+        for _ in range(self.rng.choice((0, 0, 1, 3, 30))):
+            write = Write(0, self.rng.randrange(self.setup.sectors), 1, self.rng.random() < 0.7)
+            self.at(self.rng.choice((10, 500)) * self.rng.random(), write)
+        for _ in range(self.rng.randint(0, 3)):
+            later_ms = self.rng.choice((1, 8)) * self.rng.random()
+            self.at(0, WriteInRosterChange(0, self.rng.randrange(self.setup.sectors), later_ms))
+        self.at(100, Crash(0, when, self.rng.randint(0, 3 * self.setup.n), lost))
+        for _ in range(3):
+            self.now_ms += self.rng.choice((200, 300))
+            self.at(0, Mount(self.setup.n - self.setup.k))
+        self.now_ms += 450
+        self.at(0, Mount(0))
+        self.now_ms += 30
+
+    def replays(self) -> None:
+        """What was recorded is given again, to one disk or to all."""
+        for _ in range(self.rng.randint(1, 3)):
+            self.at(self.short_ms(), self.rng.choice((self.replay, self.replay, self.rewind))())
+        self.now_ms += self.rng.choice((5, 40))
+
+    def maintenance(self) -> None:
+        """Erasing and scrubbing, with a fault in the middle of it."""
+        first = self.rng.randrange(self.setup.sectors)
+        if self.rng.random() < 0.6:
+            self.at(0, Erase(0, first, self.rng.randint(1, self.setup.sectors - first)))
+        if self.rng.random() < 0.6:
+            self.at(self.short_ms(), ScrubAll(0, self.rng.choice((0, 0, 100))))
+        faults = (self.network_fault, self.lie, self.loss, self.death_of_a_main)
+        self.at(self.short_ms(), self.rng.choice(faults)())
+        self.now_ms += self.rng.choice((10, 80))
+
+    # Faults -----------------------------------------------------------------------------------------------
+
+    def network_fault(self) -> Step:
+        """One."""
+        setup, back, seat = self.setup, self.back(), self.seat()
+        few = self.some_seats(self.rng.choice((1, 1, 1, 2, setup.n)))
+        faults: tuple[Step, ...] = (
+            Silence(back, few, self.rng.choice((5, 60, 400, 2000))),
+            Silence(back, few, self.rng.choice((5, 60, 400, 2000))),
+            Partition(self.some_seats(self.rng.randint(1, setup.n)), self.rng.choice((20, 100, 500))),
+            BreakConnections(back, few),
+            Delay(back, seat, self.rng.choice(((0.05, 0.1), (0.1, 15.0), (5.0, 10.0)))),
+            Reorder(back, seat, self.rng.choice(tuple(Lane)), self.rng.choice((1.0, 5.0, 20.0))),
+            LoseReplies(back, seat, self.rng.choice((5, 50, 200))),
+        )
+        return self.rng.choice(faults)
+
+    def lie(self) -> Lie:
+        """One."""
+        lies = (ForgePlainAnswers, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)
+        seats = self.some_seats(self.rng.choice((1, 1, 2, self.setup.n)))
+        return self.rng.choice(lies)(self.back(), seats, self.rng.choice((5, 50, 200)), self.dice())
+
+    def loss(self) -> Step:
+        """One."""
+        seat, beyond = self.seat(), self.rng.random() < 0.03
+        seats = self.some_seats(self.rng.choice((1, 1, 2)))
+        losses: tuple[Step, ...] = (
+            Death(seat, beyond),
+            BlankRestart(seat, beyond),
+            Clones(seats, self.rng.randint(0, 8), self.rng.choice((0, 5, 60, 500))),
+            Withhold(seats, self.rng.choice((20, 300, 1500))),
+            ShowAgain(seats),
+        )
+        return self.rng.choice(losses)
+
+    def between(self) -> Step:
+        """What hosts can do while no main program looks."""
+        everyone = tuple(range(self.setup.n))
+        steps: tuple[Step, ...] = (
+            Rewind(self.rng.randint(1, 6)),
+            Clones(everyone, self.rng.randint(0, 6), self.rng.choice((0, 300))),
+            ShowAgain(everyone),
+            self.replay(),
+        )
+        return self.rng.choice(steps)
+
+    def death_of_a_main(self) -> Step:
+        """At any effect."""
+        return Crash(self.back(), self.rng.choice(tuple(When)), self.rng.randint(0, 40), self.lost())
+
+    def replay(self) -> Step:
+        """Recorded commands again."""
+        everyone = tuple(range(self.setup.n))
+        seats = everyone if self.rng.random() < 0.5 else self.some_seats(1)
+        return ReplayCommands(seats, self.rng.random() < 0.6, self.rng.randrange(300), self.rng.randint(1, 12))
+
+    def rewind(self) -> Step:
+        """All commands again."""
+        return Rewind(self.rng.randint(1, 6))
+
+    def join(self, seat: int) -> Step:
+        """Into this seat, or whichever is empty."""
+        fresh, reseal = self.rng.random() < 0.6, self.rng.random() < 0.8
+        return Join(0, seat, fresh, reseal, self.rng.choice((0, 0, 100)))
+
+    # Operations -------------------------------------------------------------------------------------------
+
+    def operations(self, began_ms: float, end_ms: float) -> None:
+        """Clients at work during a scene, most of them where it begins."""
+        count = self.rng.choice((3, 10, 25))
+        for _ in range(count):
+            span_ms = min(end_ms - began_ms, 15) if self.rng.random() < 0.7 else end_ms - began_ms
+            self.steps.append(Timed(began_ms + self.rng.uniform(0, span_ms + 1), self.operation()))
+
+    def operation(self) -> Operation:
+        """One of a client."""
+        back = self.back()
+        first = self.rng.randrange(self.setup.sectors)
+        count = self.rng.randint(1, self.setup.sectors - first)
+        operations: tuple[Operation, ...] = (
+            Write(back, first, 1, False),
+            Write(back, first, 1, False),
+            Write(back, first, 1, True),
+            WriteHalf(back, first, self.rng.randrange(2)),
+            WriteHalf(back, first, self.rng.randrange(2)),
+            Write(back, first, count, False),
+            TrimSectors(back, first, count),
+            FlushAll(back),
+            FlushAll(back),
+            ReadSectors(back, first, count),
+            ReadSectors(back, first, count),
+        )
+        return self.rng.choice(operations)
+
+    def big_write(self) -> Operation:
+        """Several entries."""
+        first = self.rng.randrange(self.setup.sectors)
+        return Write(0, first, self.setup.sectors - first, False)
+
+    # Small draws ------------------------------------------------------------------------------------------
+
+    def at(self, later_ms: float, step: Step) -> None:
+        """Add a step."""
+        self.steps.append(Timed(round(self.now_ms + later_ms, 3), step))
+
+    def short_ms(self) -> float:
+        return self.rng.choice((0, 1, 5, 20)) * self.rng.random()
+
+    def back(self) -> int:
+        return self.rng.choice((0, 0, 0, 1))
+
+    def seat(self) -> int:
+        return self.rng.randrange(self.setup.n)
+
+    def some_seats(self, count: int) -> tuple[int, ...]:
+        return tuple(sorted(self.rng.sample(range(self.setup.n), min(count, self.setup.n))))
+
+    def lost(self) -> tuple[int, ...]:
+        """The disks that do not get what a dying main program sent last: as a rule all get it, or none."""
+        n = self.setup.n
+        return self.some_seats(self.rng.choice((0, 0, n, self.rng.randint(0, n))))
+
+    def hidden(self) -> int:
+        """How many disks a mount is not shown: as a rule none, or as many as it can do without."""
+        most = self.setup.n - self.setup.k
+        return self.rng.choice((0, 0, 0, self.rng.randint(0, most), most, most))
+
+    def dice(self) -> int:
+        return self.rng.randrange(1 << 30)

@@ -1,0 +1,268 @@
+"""Defects put into the product by hand, each a rule broken, to see how soon the simulator finds them.
+
+`python -m tests.sim.bugs` runs all of them and prints how many seeds each took; `make sim-bugs` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from perdure.array import mount, sealing
+from perdure.array.committer import Committer, Execution, Waiter
+from perdure.array.engine import Array
+from perdure.array.join import Join
+from perdure.array.mount import Mounting
+from perdure.array.session import Session
+from perdure.disk import wire
+from perdure.disk.core import DiskCore, Refusal
+from perdure.sim.run import Outcome, run_seed
+
+Bug = Callable[[pytest.MonkeyPatch], None]
+SEEDS_MAX = 1000
+
+
+# Of the issue's list ------------------------------------------------------------------------------------------
+
+
+def the_nonce_is_skipped(patch: pytest.MonkeyPatch) -> None:
+    """A10: the same nonce every time, so that evidence once recorded fits again."""
+    command = Session._command
+
+    def without(self: Session, *arguments: Any, **options: Any) -> Any:
+        runtime, self._runtime = self._runtime, _NoRandomness()
+        try:
+            return command(self, *arguments, **options)
+        finally:
+            self._runtime = runtime
+
+    patch.setattr(Session, "_command", without)
+
+
+class _NoRandomness:
+    def random(self, count: int) -> bytes:
+        return b"n" * count
+
+
+def equal_epoch_is_accepted(patch: pytest.MonkeyPatch) -> None:
+    """A disk carries out an OPEN of the epoch that it has: its seq begins anew, and recorded commands land again."""
+
+    def opened(self: DiskCore, epoch: bytes, *, malformed: bool) -> None:
+        if malformed or epoch < self.epoch:
+            raise Refusal(wire.Reason.WRONG_EPOCH)
+        self.epoch, self.seq = epoch, 0
+
+    patch.setattr(DiskCore, "_open", opened)
+
+
+def acknowledged_before_evidence(patch: pytest.MonkeyPatch) -> None:
+    """A3: a FLUSH believes plain answers."""
+    execute = Session.execute
+    patch.setattr(Session, "execute", lambda self, ops, data=(), *, evidence: execute(self, ops, data, evidence=False))
+
+
+def the_instance_is_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """A2: a disk takes commands for any instance and answers under that name, so a clone fed the record is as good."""
+    carry_out = DiskCore._carry_out
+
+    def obey(self: DiskCore, opcode: int, wanted: int, instance: bytes, *rest: Any) -> int:
+        if self.epoch == wire.NO_EPOCH and instance != wire.NO_INSTANCE:
+            self.instance = instance
+        return carry_out(self, opcode, wanted, instance, *rest)
+
+    patch.setattr(DiskCore, "_carry_out", obey)
+
+
+def applied_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """Rule 7: an entry counts as proved, and is applied, as soon as every disk has said that it has it."""
+    finish = Committer._finish
+
+    def eager(self: Committer, execution: Execution) -> None:
+        execution.evidence = True
+        finish(self, execution)
+
+    patch.setattr(Committer, "_finish", eager)
+
+
+def a_sealing_key_is_used_again(patch: pytest.MonkeyPatch) -> None:
+    """One key for all sectors of a batch."""
+    seal = sealing.seal
+
+    def lazily(keys: Any, indices: Any, sectors: Any, generation: int, width: int, random: Any) -> Any:
+        return seal(keys, indices, sectors, generation, width, lambda count: random(32) * (count // 32))
+
+    patch.setattr(sealing, "seal", lazily)
+
+
+# Others -------------------------------------------------------------------------------------------------------
+
+
+def a_flush_does_not_wait_for_what_is_behind(patch: pytest.MonkeyPatch) -> None:
+    """A FLUSH is answered with the first round after it, whatever has yet to be sent."""
+
+    def take(self: Committer) -> list[Waiter]:
+        due, self._flushes = self._flushes, []
+        return due
+
+    patch.setattr(Committer, "_take_flushes", take)
+
+
+def acknowledged_while_a_vote_is_under_way(patch: pytest.MonkeyPatch) -> None:
+    """Rule 8 with the roster that is proposed but not in force yet."""
+    settle = Committer._settle
+
+    def hasty(self: Committer) -> None:
+        changing, self._is_changing = self._is_changing, False
+        try:
+            settle(self)
+        finally:
+            self._is_changing = changing
+
+    patch.setattr(Committer, "_settle", hasty)
+
+
+def the_seq_is_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """A1: an old signed write lands again."""
+    execute = DiskCore._execute
+
+    def lenient(self: DiskCore, seq: int, body: memoryview) -> None:
+        now, self.seq = self.seq, seq - 1
+        execute(self, seq, body)
+        self.seq = max(now, seq)
+
+    patch.setattr(DiskCore, "_execute", lenient)
+
+
+def the_epoch_is_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """P4: commands of a fenced main program land."""
+    carry_out = DiskCore._carry_out
+
+    def obey(self: DiskCore, opcode: int, wanted: int, instance: bytes, epoch: bytes, *rest: Any) -> int:
+        own = self.epoch if opcode in (wire.Opcode.EXECUTE, wire.Opcode.READ) else epoch
+        return carry_out(self, opcode, wanted, instance, own, *rest)
+
+    patch.setattr(DiskCore, "_carry_out", obey)
+
+
+def a_mount_takes_the_longest_journal(patch: pytest.MonkeyPatch) -> None:
+    """Rule 6: an entry that fewer than k disks hold is rolled forward."""
+    patch.setattr(mount, "last_entry", lambda members, _k: max(member.head.last for member in members))
+
+
+def a_mount_never_rolls_forward(patch: pytest.MonkeyPatch) -> None:
+    """Rule 6: what is only in the rings is forgotten."""
+    patch.setattr(mount, "last_entry", lambda members, _k: max(member.head.applied for member in members))
+
+
+def a_mount_reads_before_it_opens(patch: pytest.MonkeyPatch) -> None:
+    """Rule 1: what decides is what the disks held before they were fenced."""
+    fence, survey = Mounting._fence, Mounting._survey
+    early: dict[int, Any] = {}
+
+    async def look_first(self: Mounting, sessions: Any, epoch: bytes) -> Any:
+        early[id(self)] = await survey(self, sessions, early["geometry"])
+        return await fence(self, sessions, epoch)
+
+    async def looked(self: Mounting, fenced: Any, geometry: Any) -> Any:
+        seen = early.pop(id(self))
+        return {instance: seen[instance] for instance in fenced if instance in seen}
+
+    find = Mounting._find
+
+    async def found(self: Mounting, channels: Any) -> Any:
+        genesis, sessions = await find(self, channels)
+        early["geometry"] = genesis.geometry
+        return genesis, sessions
+
+    patch.setattr(Mounting, "_find", found)
+    patch.setattr(Mounting, "_fence", look_first)
+    patch.setattr(Mounting, "_survey", looked)
+
+
+def a_joiner_counts_before_it_is_rebuilt(patch: pytest.MonkeyPatch) -> None:
+    """Rule 11: it becomes a member with what came since it was admitted."""
+
+    async def nothing(*_arguments: Any, **_options: Any) -> None:
+        return None
+
+    patch.setattr(Join, "_rebuild", nothing)
+
+
+def a_part_is_merged_with_what_was_there_before(patch: pytest.MonkeyPatch) -> None:
+    """P1: half a sector is merged with the other half as it was when the write began."""
+    write_part = Array._write_part
+
+    async def carelessly(self: Array, index: int, start: int, part: memoryview) -> None:
+        find, found = self.cache.find, self.cache.find(index)
+        if found is not None:
+            await write_part(self, index, start, part)
+            return
+        asked = iter((None, None))
+        vars(self.cache)["find"] = lambda at: next(asked, None) if at == index else find(at)
+        try:
+            await write_part(self, index, start, part)
+        finally:
+            vars(self.cache).pop("find", None)
+
+    patch.setattr(Array, "_write_part", carelessly)
+
+
+BUGS: list[Bug] = [
+    the_nonce_is_skipped,
+    equal_epoch_is_accepted,
+    acknowledged_before_evidence,
+    the_instance_is_not_checked,
+    applied_before_commit,
+    a_sealing_key_is_used_again,
+    a_flush_does_not_wait_for_what_is_behind,
+    acknowledged_while_a_vote_is_under_way,
+    the_seq_is_not_checked,
+    the_epoch_is_not_checked,
+    a_mount_takes_the_longest_journal,
+    a_mount_never_rolls_forward,
+    a_mount_reads_before_it_opens,
+    a_joiner_counts_before_it_is_rebuilt,
+    a_part_is_merged_with_what_was_there_before,
+]
+
+
+def first_failure(bug: Bug, seeds: range) -> tuple[int, Outcome | None]:
+    """How many seeds were run, and the first that fails with the bug in place and passes without it."""
+    for count, seed in enumerate(seeds, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            bug(patch)
+            outcome = run_seed(seed)
+        if outcome.failure is not None and run_seed(seed).failure is None:
+            return count, outcome
+    return len(seeds), None
+
+
+def main() -> None:
+    """All bugs, or those that are named."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.sim.bugs", *sys.argv[1:]],
+            {**os.environ, "PYTHONHASHSEED": "0"},
+        )
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # tasks that a crash ended before they began
+    missed = 0
+    for bug in BUGS:
+        if len(sys.argv) > 1 and bug.__name__ not in sys.argv[1:]:
+            continue
+        start = time.monotonic()
+        count, outcome = first_failure(bug, range(SEEDS_MAX))
+        found = f"seed {outcome.plan.setup.seed}: {str(outcome.failure)[:140]}" if outcome else "NOT FOUND"
+        missed += outcome is None
+        print(f"{bug.__name__:48} {count:5} seeds {time.monotonic() - start:6.1f} s  {found}", flush=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
