@@ -410,7 +410,7 @@ def rosters() -> Json:
     bad = {
         "another magic": b"PRSU" + encoded[4:],
         "cut short": encoded[:-1],
-        "reserved byte set": flipped(encoded, 6),
+        "reserved byte set": flipped(encoded, 72 + 32 * len(seats) + 1),
         "bytes behind it": flipped(encoded, len(encoded) - 1),
     }
     return {

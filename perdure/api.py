@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from perdure.array.commands import Authority
@@ -24,6 +24,7 @@ from perdure.array.engine import Array
 from perdure.array.geometry import ROSTER_AREA, Geometry, Run
 from perdure.array.join import Progress
 from perdure.array.mount import mount
+from perdure.array.places import Spread
 from perdure.array.ports import Buffer
 from perdure.array.receipt import Erased
 from perdure.array.roster import Roster
@@ -58,6 +59,8 @@ class Settings:
     dead_after_ms: int = DEAD_AFTER_MS
     answer_ms_max: int = ANSWER_MS_MAX
     attest_every_read: bool = False
+    zones: Mapping[str, str] = field(default_factory=dict)
+    """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
 
     def __repr__(self) -> str:
         return f"Settings({len(self.addresses)} addresses, private key withheld)"
@@ -74,7 +77,9 @@ class Host:
         self.runtime = AsyncioRuntime()
         self.verifier = PolicyVerifier(settings.policy)
         self.channels = [SocketChannel(address, settings.answer_ms_max) for address in settings.addresses]
-        self.world = World(Authority(settings.private_key), self.verifier, self.runtime, settings.dead_after_ms)
+        policy = settings.policy
+        spread = Spread(policy.seats_per_root_max, policy.seats_per_domain_max, settings.zones)
+        self.world = World(Authority(settings.private_key), self.verifier, self.runtime, settings.dead_after_ms, spread)
 
     def start(self, opened: Opened) -> Array:
         """The engine over what a mount or a creation opened."""

@@ -105,6 +105,10 @@ class Fenced(Fork):
     """Another main program mounted the array after us; nothing of ours is acknowledged any more."""
 
 
+class OldProgram(Fork):
+    """A newer release of the main program has mounted the array: this one was put back in its place."""
+
+
 class Rollback(Fork):
     """A disk proves that it lacks what was acknowledged in its name: acknowledgements were forged."""
 

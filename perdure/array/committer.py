@@ -282,11 +282,11 @@ class Committer:
     async def announce(self, seat: int, instance: bytes) -> None:
         """Write down who is about to get fragments of `seat`, before it gets any; until `dismiss`.
 
-        Raises Misuse when another joins on that seat, or this one is a member or joins elsewhere by now; or what
+        Raises Misuse when another has that seat or joins on it by now, or this one has or joins on another; or what
         ended the mount.
         """
-        if seat in self._change.joining:
-            raise Misuse(f"seat {seat} is being rebuilt already; nothing was changed")
+        if seat in self._change.joining or self._members.roster.seats[seat] is not None:
+            raise Misuse(f"seat {seat} is taken, or being rebuilt already; nothing was changed")
         if instance in self._members.roster.members or instance in self._change.joining.values():
             raise Misuse("that disk is in use in another seat already; nothing was changed")
         self._change.joining[seat] = instance

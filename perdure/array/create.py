@@ -11,6 +11,7 @@ from perdure.array import journal
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, Geometry
 from perdure.array.journal import Head
+from perdure.array.places import Place
 from perdure.array.ports import Channel, results
 from perdure.array.roster import Roster, Version
 from perdure.array.session import Greeting, Session
@@ -33,9 +34,12 @@ async def create(world: World, channels: Sequence[Channel], geometry: Geometry, 
     instances = tuple(greeting.instance for greeting in greetings)
     if len(set(instances)) != len(instances):
         raise Misuse("two of the addresses lead to the same disk; nothing was created")
+    if world.spread is not None:
+        pairs = zip(sessions, greetings, strict=True)
+        world.spread.require(geometry, [Place(session.channel.address, one.attested) for session, one in pairs])
     genesis = Genesis(geometry, world.authority.public_key, policy_digest, instances)
     epoch = new_epoch(world.runtime, NO_EPOCH)
-    roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances)
+    roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances, release=world.release)
     await _all(world, [session.open(instance, epoch) for session, instance in zip(sessions, instances, strict=True)])
     await _all(world, [_format(session, genesis, roster) for session in sessions])
     return Opened(genesis, epoch, roster, dict(zip(instances, sessions, strict=True)), 0, ())

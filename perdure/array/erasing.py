@@ -16,7 +16,7 @@ from perdure.array.reader import CHUNK_SECTORS, Reader
 from perdure.array.receipt import Erased, Exchange, Proof, Receipt, judge, plan
 from perdure.array.sealing import generation_of
 from perdure.array.session import Session
-from perdure.array.world import World, persistently
+from perdure.array.world import TRIES, World, persistently
 from perdure.errors import Corrupt, Misuse, PerdureError
 
 
@@ -56,6 +56,23 @@ class Erasure:
 
     async def witnessed(self, run: Run, oldest: int) -> Erased:
         """Settle what was trimmed, and have every member of the roster in force prove it. See `Array.erase`."""
+        for _ in range(TRIES):
+            receipt = await self._receipt(run, oldest)
+            try:
+                return judge(receipt, lambda document, _: self._attested[document])
+            except Corrupt:
+                # Written and trimmed again while they were asked? Then asking again shows it, else a disk is wrong.
+                if self._committer.last == receipt.entry and not self._is_written(run):
+                    raise
+            if self._is_written(run):
+                break
+        raise Misuse(
+            "the range was written again while it was erased: what it held before is gone from every live disk, but "
+            "there can be no receipt. Erase it again when nobody writes to it."
+        )
+
+    async def _receipt(self, run: Run, oldest: int) -> Receipt:
+        """What all members of one roster answer, each after it had carried out everything up to one entry."""
         while True:
             entry = await self._committer.settle()
             roster = self._members.roster
@@ -63,17 +80,9 @@ class Erasure:
             work = [self._proof(session, run) for _, session in self._members]
             proofs = results(await self._world.runtime.gather(*work))
             if None not in proofs and self._members.roster is roster:
-                break  # else a disk was lost on the way: its place is among the departed, and the others show it again
-        receipt = Receipt.signed(self._world.authority, self._genesis, run, entry, oldest, tuple(proofs))
-        try:
-            return judge(receipt, lambda document, _: self._attested[document])
-        except Corrupt:
-            if self._is_written(run):
-                raise Misuse(
-                    "the range was written again while it was erased: what it held before is gone from every live "
-                    "disk, but there can be no receipt. Erase it again when nobody writes to it."
-                ) from None
-            raise
+                # Else a disk was lost on the way: its place is among the departed, and the others show it again.
+                fields = (self._world.authority, self._genesis, run, entry, oldest, tuple(proofs))
+                return Receipt.signed(*fields)
 
     async def _proof(self, session: Session, run: Run) -> Proof | None:
         """This member's answers; None when it was given up instead."""

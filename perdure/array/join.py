@@ -27,6 +27,7 @@ from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SECTOR_BYTES, SLOTS, TAG_BYTES, Geometry, Run
 from perdure.array.journal import Head, runs_of
 from perdure.array.members import Members
+from perdure.array.places import Place
 from perdure.array.ports import Buffer
 from perdure.array.reader import CHUNK_SECTORS, Reader
 from perdure.array.roster import ANY_ENTRY, AREA_BYTES, Roster
@@ -134,6 +135,7 @@ class Join:
                 f"the disk at {address} lends {greeting.size * DISK_SECTOR_BYTES} bytes; this array needs "
                 f"{self._geometry.disk_bytes}"
             )
+        self._require_spread(session, greeting)
         if greeting.epoch == NO_EPOCH:
             return greeting, Holds.NOTHING
         record = bytes(await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)])))
@@ -141,6 +143,12 @@ class Join:
         if record != self._genesis_area() and not is_unwritten:
             raise Misuse(f"the disk at {address} belongs to another array; it was left alone")
         return greeting, Holds.ANYTHING if own_seat is None else Holds.ITS_SEAT
+
+    def _require_spread(self, session: Session, greeting: Greeting) -> None:
+        if self._world.spread is not None:
+            places = [Place(session.channel.address, greeting.attested)]
+            places += [Place(one.channel.address, one.attested) for _, one in self._members if one.attested is not None]
+            self._world.spread.require(self._geometry, places)
 
     async def _require_free(self, session: Session) -> None:
         """Nothing may be written to a disk that a later main program counts on: this one is late. Raises Fenced.

@@ -7,7 +7,7 @@ show; a disk that cannot show it is a stray, and the array is mounted by the oth
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perdure.array import journal
 from perdure.array.erasure import Code
@@ -20,7 +20,19 @@ from perdure.array.sealing import Keys
 from perdure.array.session import Session, Trouble
 from perdure.array.world import Opened, Stray, World, new_epoch, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
-from perdure.errors import Blank, Clone, Corrupt, DiskLost, Fenced, Misuse, PerdureError, Rollback, Unavailable, too_few
+from perdure.errors import (
+    Blank,
+    Clone,
+    Corrupt,
+    DiskLost,
+    Fenced,
+    Misuse,
+    OldProgram,
+    PerdureError,
+    Rollback,
+    Unavailable,
+    too_few,
+)
 
 
 @dataclass(slots=True)
@@ -71,14 +83,17 @@ class Mounting:
 
     async def run(self, channels: Sequence[Channel]) -> Opened:
         """The whole mount, in order."""
-        genesis, found = await self._find(channels)
+        genesis, found, release = await self._find(channels)
+        self._require_not_older(release)
         geometry = genesis.geometry
         epoch = new_epoch(self._world.runtime, max(epoch for epoch, _ in found.values()))
         fenced = await self._fence({instance: session for instance, (_, session) in found.items()}, epoch)
         base, present, last = self._decide(await self._survey(fenced, geometry), geometry)
         applied = min(member.head.applied for member in present.values())
         entries = [await self._entry(present, number, geometry) for number in range(applied + 1, last + 1)]
+        self._require_not_older(base.release)
         roster = base.without(base.members - present.keys(), Version(epoch, 0), last, applied)
+        roster = replace(roster, release=self._world.release)
         proposing = [self._propose(m, present, base, roster, entries, geometry) for m in present.values()]
         await self._together(present, proposing)
         await self._together(present, [self._activate(m, roster, last, geometry) for m in present.values()])
@@ -90,36 +105,47 @@ class Mounting:
 
     # Finding and fencing ----------------------------------------------------------------------------------
 
-    async def _find(self, channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]]]:
-        """The disks that belong to this array, by instance, with the epoch that each is at."""
+    def _require_not_older(self, release: int) -> None:
+        """A host must not bring back a program whose defects a newer one has mended. Looked at before OPEN too."""
+        if release > self._world.release:
+            raise OldProgram(
+                f"release {release} of the main program has mounted this array, and this is release "
+                f"{self._world.release}: an older program was put back. Nothing was changed; run the newer one."
+            )
+
+    async def _find(self, channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], int]:
+        """The disks of this array, by instance, with the epoch that each is at; the newest release on any of them."""
         sessions = [self._world.session(channel) for channel in channels]
         outcomes = await self._world.runtime.gather(*(self._identify(session) for session in sessions))
         found: dict[bytes, tuple[bytes, Session]] = {}
-        genesis = None
+        genesis, release = None, 0
         for session, outcome in zip(sessions, outcomes, strict=True):
             if self._is_stray(session, outcome):
                 continue
-            genesis, instance, epoch = outcome
+            genesis, instance, epoch, seen = outcome
+            release = max(release, seen)
             if instance in found:
                 self._is_stray(session, Misuse("two addresses lead to this disk; one is enough"))
             else:
                 found[instance] = epoch, session
         if genesis is None:
             raise self._unavailable("None of the disks that were named can be used.")
-        return genesis, found
+        return genesis, found, release
 
-    async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes]:
-        """HELLO, and a look at the genesis record before OPEN, so that a foreign array is left alone."""
+    async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes, int]:
+        """HELLO, and a look at genesis and roster before OPEN, so that an array that is not for us is left alone."""
         greeting = await persistently(self._world, session.hello)
         if greeting.epoch == NO_EPOCH:
             raise Blank("it was restarted: it is blank, and what it held is gone")
-        record = await persistently(self._world, lambda: session.peek(greeting, [Run(0, GENESIS_AREA)]))
-        genesis = Genesis.decode(bytes(record))
+        runs = [Run(0, GENESIS_AREA), Run(GENESIS_AREA, ROSTER_AREA)]
+        data = bytes(await persistently(self._world, lambda: session.peek(greeting, runs)))
+        genesis = Genesis.decode(data[: GENESIS_AREA * DISK_SECTOR_BYTES])
         if genesis.array_id != self._array_id:
             raise Misuse(f"it belongs to array {genesis.array_id.hex()}, not to {self._array_id.hex()}; left alone")
         if genesis.policy_digest != self._policy_digest:
             raise Misuse("the evidence policy is not the one that this array was created with; left alone")
-        return genesis, greeting.instance, greeting.epoch
+        current = Roster.decode(data[GENESIS_AREA * DISK_SECTOR_BYTES :])
+        return genesis, greeting.instance, greeting.epoch, 0 if current is None else current.release
 
     async def _fence(self, sessions: dict[bytes, Session], epoch: bytes) -> dict[bytes, Session]:
         """Rule 1: OPEN everywhere before anything is read that decides."""

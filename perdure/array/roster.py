@@ -3,7 +3,7 @@
 A roster says which instance holds which seat, and which instances have died and what they last held. A disk's label
 holds `current` and `next`. Everything here is a pure decision over labels that were read with evidence after OPEN.
 
-    magic 4 "PRST" | seats u8 | departed u8 | zeros 2 | version 24 | predecessor 24 | last u64 | applied u64 |
+    magic 4 "PRST" | seats u8 | departed u8 | release u16 | version 24 | predecessor 24 | last u64 | applied u64 |
     a member's instance of 32 for each seat (zeros: none) | departed: seat u8, zeros 7, last u64, instance 32
 """
 
@@ -19,7 +19,7 @@ from perdure.disk.wire import DISK_SECTOR_BYTES
 from perdure.errors import Corrupt, Unavailable
 
 _MAGIC = b"PRST"
-_HEADER = Struct(">4sBB2x16sQ16sQQQ")
+_HEADER = Struct(">4sBBH16sQ16sQQQ")
 _DEPARTED = Struct(">B7xQ32s")
 _NOBODY = bytes(32)
 ANY_ENTRY = (1 << 64) - 1
@@ -55,6 +55,8 @@ class Roster:
     applied: int
     seats: tuple[bytes | None, ...]
     departed: tuple[Departed, ...] = ()
+    release: int = 0
+    """Of the newest main program that has mounted the array; an older one refuses to."""
 
     @property
     def members(self) -> frozenset[bytes]:
@@ -74,7 +76,7 @@ class Roster:
             Departed(at, last, seat) for at, seat in enumerate(self.seats) if seat is not None and seat in dead
         )
         departed = (*self._departed_by(last, joining), *newly)[-DEPARTED_MAX:]
-        return Roster(version, self.version, last, applied, seats, departed)
+        return Roster(version, self.version, last, applied, seats, departed, self.release)
 
     def naming(
         self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
@@ -83,7 +85,7 @@ class Roster:
         assert self.seats[seat] is None
         others = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
         departed = (*others, Departed(seat, ANY_ENTRY, instance))[-DEPARTED_MAX:]
-        return Roster(version, self.version, last, applied, self.seats, departed)
+        return Roster(version, self.version, last, applied, self.seats, departed, self.release)
 
     def with_member(
         self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
@@ -92,7 +94,7 @@ class Roster:
         assert self.seats[seat] is None
         seats = (*self.seats[:seat], instance, *self.seats[seat + 1 :])
         departed = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
-        return Roster(version, self.version, last, applied, seats, departed)
+        return Roster(version, self.version, last, applied, seats, departed, self.release)
 
     def _departed_by(self, last: int, joining: Iterable[bytes]) -> tuple[Departed, ...]:
         """Those who are no members, now that `last` is the last entry that any but the `joining` can have got."""
@@ -103,9 +105,8 @@ class Roster:
 
     def encode(self) -> bytes:
         """The one encoding, filled with zeros to the whole area on the disk."""
-        head = _HEADER.pack(
-            _MAGIC, len(self.seats), len(self.departed), *self.version, *self.predecessor, self.last, self.applied
-        )
+        counts = (len(self.seats), len(self.departed), self.release)
+        head = _HEADER.pack(_MAGIC, *counts, *self.version, *self.predecessor, self.last, self.applied)
         seats = b"".join(seat or _NOBODY for seat in self.seats)
         return (head + seats + b"".join(_DEPARTED.pack(*gone) for gone in self.departed)).ljust(AREA_BYTES, b"\0")
 
@@ -116,7 +117,8 @@ class Roster:
             return None
         if len(data) != AREA_BYTES or data[:4] != _MAGIC:
             raise Corrupt("there is no roster here")
-        _, seat_count, departed_count, epoch, counter, old_epoch, old_counter, last, applied = _HEADER.unpack_from(data)
+        _, seat_count, departed_count, release, epoch, counter, *rest = _HEADER.unpack_from(data)
+        old_epoch, old_counter, last, applied = rest
         # A roster comes after its predecessor: else the search for the base could go round in circles.
         if seat_count > SEATS_MAX or departed_count > DEPARTED_MAX or (epoch, counter) <= (old_epoch, old_counter):
             raise Corrupt("a roster is damaged")
@@ -130,6 +132,7 @@ class Roster:
             applied,
             tuple(None if seat == _NOBODY else seat for seat in seats),
             departed,
+            release,
         )
         if roster.encode() != data:
             raise Corrupt("a roster is damaged")

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from perdure import RELEASE
 from perdure.array.commands import Authority
 from perdure.array.genesis import Genesis
+from perdure.array.places import Spread
 from perdure.array.ports import Channel, Runtime, Verifier
 from perdure.array.roster import Roster
 from perdure.array.session import Session
@@ -26,6 +28,10 @@ class World:
     verifier: Verifier
     runtime: Runtime
     dead_after_ms: int
+    spread: Spread | None = None
+    """How members must be spread over failure domains; None asks for nothing."""
+    release: int = RELEASE
+    """Of this program; an array that a newer one has mounted is not mounted by it."""
 
     def session(self, channel: Channel) -> Session:
         """A new session over `channel`."""

@@ -23,7 +23,16 @@ VERSION: Final = 1
 DIGEST_TAG: Final = b"perdure/policy/1"
 SKEW_MS_DEFAULT: Final = 60_000
 SKEW_MS_MAX: Final = 3 * 60 * 60 * 1000  # the lifetime of a Nitro leaf: more would say nothing
+SEATS_MAX: Final = 16
 PCR_BYTES: Final = 48
+_KEYS: Final = {
+    "version",
+    "roots",
+    "measurements",
+    "skew_ms_max",
+    "seats_per_root_max",
+    "seats_per_domain_max",
+}
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -82,14 +91,17 @@ class Measurement:
 class Policy:
     """The roots and programs that are trusted; both are sets and kept sorted. Equal policies have equal digests.
 
-    `skew_ms_max` is how far a document's clock and the verifier's may differ, in milliseconds.
+    `skew_ms_max` is how far a document's clock and the verifier's may differ, in milliseconds. `seats_per_root_max` and
+    `seats_per_domain_max` are how many disks of one array may hang on one root, and on one host or zone; None is n - k.
     Raises Misuse for two roots of one name or certificate, equal measurements, a measurement whose root is not named,
-    or a skew outside of 1 ms to 3 hours.
+    a skew outside of 1 ms to 3 hours, or a number of seats that is not positive.
     """
 
     roots: tuple[TrustedRoot, ...]
     measurements: tuple[Measurement, ...]
     skew_ms_max: int = SKEW_MS_DEFAULT
+    seats_per_root_max: int | None = None
+    seats_per_domain_max: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "roots", tuple(sorted(self.roots, key=lambda root: root.name)))
@@ -103,6 +115,12 @@ class Policy:
             raise Misuse(f"The policy has a measurement under root {strangers[0]!r:.80}, which it does not name.")
         if type(self.skew_ms_max) is not int or not 1 <= self.skew_ms_max <= SKEW_MS_MAX:
             raise Misuse(f"The policy's skew_ms_max is a whole number from 1 to {SKEW_MS_MAX}.")
+        for name, seats in (
+            ("seats_per_root_max", self.seats_per_root_max),
+            ("seats_per_domain_max", self.seats_per_domain_max),
+        ):
+            if seats is not None and (type(seats) is not int or not 1 <= seats <= SEATS_MAX):
+                raise Misuse(f"The policy's {name} is a whole number from 1 to {SEATS_MAX}, or null for n - k.")
 
     def root_of(self, certificate: bytes) -> TrustedRoot | None:
         """Return the trusted root that has this very DER, or None."""
@@ -116,6 +134,8 @@ class Policy:
                 for m in self.measurements
             ],
             "roots": [_root_to_json(root) for root in self.roots],
+            "seats_per_domain_max": self.seats_per_domain_max,
+            "seats_per_root_max": self.seats_per_root_max,
             "skew_ms_max": self.skew_ms_max,
             "version": VERSION,
         }
@@ -133,13 +153,15 @@ class Policy:
             value = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise Misuse(f"The policy is not JSON: {error}.") from error
-        policy = _keys(value, "policy", {"version", "roots", "measurements", "skew_ms_max"})
+        policy = _keys(value, "policy", _KEYS)
         if type(policy["version"]) is not int or policy["version"] != VERSION:
             raise Misuse(f"The policy's version is {policy['version']!r:.40}; this release reads version {VERSION}.")
         return cls(
             roots=tuple(_root_from_json(root, at) for root, at in _list(policy["roots"], "roots")),
             measurements=tuple(_measurement(item, at) for item, at in _list(policy["measurements"], "measurements")),
             skew_ms_max=policy["skew_ms_max"],
+            seats_per_root_max=policy["seats_per_root_max"],
+            seats_per_domain_max=policy["seats_per_domain_max"],
         )
 
 

@@ -67,6 +67,8 @@ class Config:
     path: Path
     array: ArraySection
     addresses: tuple[str, ...]
+    zones: tuple[str, ...]
+    """What each address's place is called; empty when nothing is said of that."""
     serve: ServeSection
 
     @property
@@ -122,7 +124,10 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
         {"id": _id, "key-file": _text, "policy-file": _text, "disks": _count, "threshold": _count, "size": _size},
         optional={"id"},
     )
-    disks = _read(tables["disks"], "disks", {"addresses": _addresses})
+    disks = _read(tables["disks"], "disks", {"addresses": _addresses, "zones": _zones}, optional={"zones"})
+    zones = disks.get("zones", [])
+    if zones and len(zones) != len(disks["addresses"]):
+        raise Misuse("'disks.zones' must have one name for each of 'disks.addresses'")
     serve = _read(
         tables["serve"],
         "serve",
@@ -139,6 +144,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             array["size"],
         ),
         addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
+        zones=tuple(zones),
         serve=ServeSection(
             absolute_address(serve["listen"], base),
             base / serve["control"],
@@ -253,6 +259,12 @@ def _is_loopback(place: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _zones(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(zone, str) and zone for zone in value):
+        raise Misuse("must be a list of names")
+    return value
 
 
 def _addresses(value: object) -> list[str]:

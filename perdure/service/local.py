@@ -18,7 +18,7 @@ from typing import Final
 
 from perdure.array.geometry import Geometry
 from perdure.errors import Misuse, Unavailable
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.evidence.policy import SEATS_MAX, Measurement, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
@@ -74,10 +74,14 @@ def prepare(directory: Path, wish: Wish) -> None:
 
 
 def policy_of(image: bytes, root: bytes) -> Policy:
-    """The policy that accepts this image on a simulated platform with this root certificate, and nothing else."""
+    """The policy that accepts this image on a simulated platform with this root certificate, and nothing else.
+
+    All disks hang on that one root, and on this machine: it is simulated, so nothing else can be had.
+    """
     pcrs = eif.measure(eif.parse(image))
     roots = (TrustedRoot(ROOT_NAME, Platform.SIMULATED, root),)
-    return Policy(roots, (Measurement(ROOT_NAME, pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),))
+    measured = (Measurement(ROOT_NAME, pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),)
+    return Policy(roots, measured, seats_per_root_max=SEATS_MAX)
 
 
 # Disks ----------------------------------------------------------------------------------------------------

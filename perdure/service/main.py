@@ -46,6 +46,7 @@ def settings_of(config: Config) -> Settings:
         policy=artefacts.read_policy(config.array.policy_file),
         dead_after_ms=config.serve.dead_after_ms,
         answer_ms_max=config.serve.answer_ms_max,
+        zones=dict(zip(config.addresses, config.zones, strict=False)),
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
     )
 

@@ -85,6 +85,7 @@ policy-file = "policy.json"       # which hardware roots and which disk programs
 # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT; in the order of the seats.
 addresses = [
 {addresses}]
+# zones = ["paris", "oslo", "rome"] # what each one's place is called; no zone gets more seats than the policy allows
 
 [serve]
 {listen:33} # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import pytest
 
 from perdure.array.commands import Authority
 from perdure.array.create import create
+from perdure.array.genesis import Genesis
 from perdure.array.geometry import SECTOR_BYTES, Geometry
-from perdure.array.mount import mount
-from perdure.array.ports import Lane
+from perdure.array.mount import Mounting, mount
+from perdure.array.ports import Channel, Lane
+from perdure.array.session import Session
 from perdure.disk import wire
-from perdure.errors import Corrupt, Fenced, Fork, Misuse, Unavailable
+from perdure.errors import Corrupt, Fenced, Fork, Misuse, OldProgram, Unavailable
 from tests.array.world import POLICY, Owner, SimArray, outcome, sector
 
 
@@ -617,3 +622,43 @@ def test_an_array_exists_only_once_every_disk_proved_to_have_it() -> None:
     result = sim.run(outcome(create(sim.world(), channels, sim.geometry, POLICY)))
     assert isinstance(result, Unavailable)
     assert "was not created" in str(result)
+
+
+def test_an_older_program_refuses_an_array_that_a_newer_one_has_mounted() -> None:
+    sim = SimArray(k=2, n=3)
+    sim.create()
+    sim.write(0, 5)
+    sim.flush()
+    sim.crash()
+    newer = dataclasses.replace(sim.world(), release=7)
+    sim.run(mount(newer, sim.new_channels(), sim.array_id, POLICY))
+    epochs = [disk.core.epoch for disk in sim.disks if disk]
+    for hidden in (None, 0, 1, 2):
+        channels = [channel for at, channel in enumerate(sim.new_channels()) if at != hidden]
+        older = dataclasses.replace(sim.world(), release=6)
+        refused = sim.run(outcome(mount(older, channels, sim.array_id, POLICY)))
+        assert isinstance(refused, OldProgram)
+        assert refused.exit_code == 3
+        assert "release 7 of the main program has mounted this array, and this is release 6" in str(refused)
+    assert [disk.core.epoch for disk in sim.disks if disk] == epochs, "the newer one, which may run, is not fenced"
+    opened = sim.run(mount(newer, sim.new_channels(), sim.array_id, POLICY))
+    assert opened.roster.release == 7
+
+
+def test_an_older_program_that_is_overtaken_while_it_mounts_refuses_too() -> None:
+    """The newer release becomes known only from the base, after OPEN."""
+    sim = SimArray(k=2, n=3)
+    sim.create()
+    sim.crash()
+    older = dataclasses.replace(sim.world(), release=6)
+    mounting = Mounting(older, sim.array_id, POLICY, [])
+    find = mounting._find
+
+    async def late(channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], int]:
+        newer = dataclasses.replace(sim.world(), release=7)
+        await mount(newer, sim.new_channels(), sim.array_id, POLICY)
+        genesis, found, _ = await find(channels)
+        return genesis, found, 0
+
+    mounting._find = late  # type: ignore[method-assign]
+    assert isinstance(sim.run(outcome(mounting.run(sim.new_channels()))), OldProgram)

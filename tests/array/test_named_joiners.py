@@ -164,7 +164,7 @@ def test_two_disks_never_join_on_one_seat_at_once() -> None:
     sim.loop.run_for(50)
     result = sim.run(outcome(sim.array.join(_fresh(sim, 2), 2, Progress(SECTORS))))
     assert isinstance(result, Misuse)
-    assert "rebuilt already" in str(result)
+    assert "being rebuilt already" in str(result)
     assert not first.done
 
 

@@ -19,6 +19,7 @@ from perdure.disk.address import listen, parse
         ("unix:a:b", socket.AF_UNIX, "a:b"),
         ("tcp:127.0.0.1:0", socket.AF_INET, ("127.0.0.1", 0)),
         ("tcp:disk.example:65535", socket.AF_INET, ("disk.example", 65535)),
+        ("tcp:xerox:7", socket.AF_INET, ("xerox", 7)),
         ("tcp:[::1]:7", socket.AF_INET6, ("::1", 7)),
         ("vsock:3:5000", socket.AF_VSOCK, (3, 5000)),
         ("vsock:4294967295:4294967295", socket.AF_VSOCK, (0xFFFFFFFF, 0xFFFFFFFF)),
@@ -48,6 +49,7 @@ def test_an_address_names_a_family_and_a_target(address: str, family: int, targe
         "vsock:3:4294967296",
         "vsock:4294967296:1",
         "http:host:1",
+        "http:3:1",
         "/run/disk",
     ],
 )
@@ -71,6 +73,7 @@ def test_an_ipv6_address_comes_back_in_brackets() -> None:
         pytest.skip(f"this kernel has no IPv6 loopback: {error}")
     with listener:
         assert parse(address) == (socket.AF_INET6, listener.getsockname()[:2])
+        assert address.startswith("tcp:[::1]:")
 
 
 def test_a_socket_file_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,6 +234,16 @@ def test_a_frame_may_be_split_anywhere(disk: Running) -> None:
             assert result(peer.receive()).data == nonce(cut) * 2
 
 
+def test_a_refusal_leaves_the_bytes_of_a_read_that_waits_behind_it_alone(disk: Running) -> None:
+    with disk.connect() as peer:
+        peer.ask(execute(1, client.write(0, sector("a"))))
+        peer.send(client.frame(b"") * 3, read((0, 1)), client.frame(b""), read((0, 1)))
+        assert [peer.receive() for _ in range(3)] == [Reason.MALFORMED] * 3
+        assert result(peer.receive()).data == sector("a")
+        assert peer.receive() is Reason.MALFORMED
+        assert result(peer.receive()).data == sector("a")
+
+
 def test_frames_may_come_byte_by_byte(tcp_disk: Running) -> None:
     with tcp_disk.connect() as peer:
         peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -243,7 +254,8 @@ def test_frames_may_come_byte_by_byte(tcp_disk: Running) -> None:
 
 
 def test_many_small_frames_in_one_segment_are_all_answered(tcp_disk: Running) -> None:
-    with tcp_disk.connect() as peer:
+    with tcp_disk.connect() as idle, tcp_disk.connect() as peer:
+        ping(idle)
         peer.send(client.frame(b"") * 1000, execute(1), client.frame(b"x") * 1000, hello(1))
         assert [peer.receive() for _ in range(1000)] == [Reason.MALFORMED] * 1000
         assert result(peer.receive()).seq == 1
@@ -413,10 +425,11 @@ def test_a_peer_that_does_not_read_costs_bounded_memory_and_blocks_nobody(big_di
     frame = read((0, BIG_SECTORS), asking=1 if holding else None)
     with big_disk.connect() as slow:
         if holding:
+            assert len(slow.ask(read((0, 1))).data) == 64  # room that was used once is there again
             big_disk.notary.hold()
         count, rest = stuff(slow, big_disk, frame)
         (connection,) = big_disk.connections()[:1]
-        assert len(connection.replies) <= 2
+        assert len(connection.replies) == 2 or (not holding and len(connection.replies) == 1)
         assert connection._used <= serve.SEND_BYTES
         with big_disk.connect() as other:
             assert other.ask(execute(1, client.write(0, sector("a")))).seq == 1
@@ -428,6 +441,41 @@ def test_a_peer_that_does_not_read_costs_bounded_memory_and_blocks_nobody(big_di
     assert replies[0].seq == 0
     assert replies[-1].seq == 1
     assert replies[-1].data == big_disk.memory
+
+
+def test_a_peer_that_does_not_read_is_read_no_further_when_others_get_evidence(big_disk: Running) -> None:
+    with big_disk.connect() as slow, big_disk.connect() as other:
+        stuff(slow, big_disk, read((0, BIG_SECTORS)))
+        filled = big_disk.connections()[0]._filled
+        for number in range(3):
+            attested(other.call(hello(number)), hello(number))
+        big_disk.settle()
+        assert big_disk.connections()[0]._filled == filled
+
+
+def test_a_peer_that_sends_much_while_it_reads_slowly_is_not_dropped(big_disk: Running) -> None:
+    frames = [read((0, BIG_SECTORS))] * 2 + [client.frame(bytes(100_000))] * 30
+    with big_disk.connect() as slow:
+        sender = threading.Thread(target=slow.send, args=frames)
+        sender.start()
+        replies = [slow.receive() for _ in frames]
+        sender.join()
+    assert [result(reply).data == big_disk.memory for reply in replies[:2]] == [True, True]
+    assert replies[2:] == [Reason.BAD_SIGNATURE] * 30
+
+
+def test_a_server_with_nothing_to_do_waits(tmp_path: Path) -> None:
+    with running(unix_address(tmp_path), stepped=True) as disk:
+        start = time.monotonic()
+        disk.server.step(0.05)
+        assert time.monotonic() - start > 0.04
+
+
+def test_replies_leave_at_once(tcp_disk: Running) -> None:
+    with tcp_disk.connect() as peer:
+        ping(peer)
+        (connection,) = [one for one in tcp_disk.connections() if one.peer.getpeername() == peer.socket.getsockname()]
+        assert connection.peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_peer_that_sends_small_frames_and_does_not_read_is_read_no_further(disk: Running) -> None:

@@ -73,6 +73,8 @@ def test_a_cut_value_is_malformed(value, data):
         ("a101ff", "indefinite"),
         ("bbffffffffffffffff", "short"),
         ("5bffffffffffffffff00", "short"),
+        ("1901", "short"),
+        ("9b00", "short"),
         ("", "short"),
     ],
 )

@@ -54,14 +54,16 @@ def test_the_digest_is_the_tagged_hash_of_the_canonical_form():
     canonical = (
         f'{{"measurements":[{{{pcrs},"root":"aws-nitro-g1"}}],'
         '"roots":[{"kind":"builtin","name":"aws-nitro-g1","platform":"nitro","sha256":'
-        '"641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"}],"skew_ms_max":1000,"version":1}'
+        '"641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"}],"seats_per_domain_max":null,'
+        '"seats_per_root_max":null,"skew_ms_max":1000,"version":1}'
     )
     assert policy.to_json() == canonical.encode()
     tag = hashlib.sha256(b"perdure/policy/1").digest()
     assert policy.digest() == hashlib.sha256(tag + tag + canonical.encode()).digest()
-    assert policy.digest().hex() == "fbc95b8177c1c88f5eb89c182b73bbac1be6ba1bb590759d6af147eb7d00fd9c"
+    assert policy.digest().hex() == "9b8e1926783539b96a0204adba9ca55103a2c16867e6c90ab72f3ac87618ddd7"
 
 
+ANOTHER = SimulatedRoot.create(seeded("another")).der
 ROOTS = json.loads(FULL.to_json())["roots"]
 MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
 
@@ -83,6 +85,10 @@ MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
         (changed(skew_ms_max=1.5), "skew_ms_max"),
         (changed(skew_ms_max=True), "skew_ms_max"),
         (changed(skew_ms_max="1"), "skew_ms_max"),
+        (changed(seats_per_root_max=0), "seats_per_root_max is a whole number from 1 to 16"),
+        (changed(seats_per_domain_max=17), "seats_per_domain_max is a whole number from 1 to 16"),
+        (changed(seats_per_domain_max=True), "seats_per_domain_max"),
+        (changed(seats_per_root_max="1"), "seats_per_root_max"),
         (changed(roots={}), "roots is not a list"),
         (changed(roots=[1]), r"roots\[0\] is not an object"),
         (changed(roots=[{**ROOTS[0], "kind": "other"}]), r"roots\[0\].kind"),
@@ -98,12 +104,13 @@ MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
         (changed(roots=[{**ROOTS[1], "name": AWS_NITRO_G1}]), "belongs to a built-in root"),
         (changed(roots=[{**ROOTS[1], "certificate": "00"}]), "certificate of root simulated"),
         (changed(roots=[{**ROOTS[1], "certificate": "0"}]), r"roots\[0\].certificate"),
-        (changed(roots=[{**ROOTS[1], "certificate": ""}]), r"roots\[0\].certificate"),
+        (changed(roots=[{**ROOTS[1], "certificate": ""}]), r"roots\[0\].certificate is .* hexadecimal\."),
         (changed(roots=[*ROOTS, ROOTS[0]]), "names a root twice"),
         (changed(roots=[*ROOTS, {**ROOTS[1], "name": "again"}]), "names a root twice"),
+        (changed(roots=[*ROOTS, {**ROOTS[1], "certificate": ANOTHER.hex()}]), "names a root twice"),
         (changed(roots=ROOTS[:1]), "under root 'simulated'"),
         (changed(measurements=[MEASUREMENTS[0]] * 2), "measurement twice"),
-        (changed(measurements=[{**MEASUREMENTS[0], "pcr1": "00"}]), r"measurements\[0\].pcr1"),
+        (changed(measurements=[{**MEASUREMENTS[0], "pcr1": "00"}]), r"measurements\[0\].pcr1 is .* of 48 bytes\."),
         (changed(measurements=[{**MEASUREMENTS[0], "pcr1": "AB" * 48}]), r"measurements\[0\].pcr1"),
         (changed(measurements=[{**MEASUREMENTS[0], "pcr1": 7}]), r"measurements\[0\].pcr1"),
         (changed(measurements=[{**MEASUREMENTS[0], "pcr3": "00" * 48}]), "unknown key 'pcr3'"),
@@ -128,7 +135,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(["version", "roots", "measurements", "skew_ms_max"]), json_values)
+@given(st.sampled_from(["version", "roots", "measurements", "skew_ms_max", "seats_per_root_max"]), json_values)
 def test_any_value_of_a_key_is_read_or_misuse(key, value):
     try:
         Policy.from_json(changed(**{key: value}))
@@ -158,6 +165,15 @@ def test_the_skew_is_a_minute_unless_stated_and_from_1_ms_to_3_hours():
     for skew_ms_max in (0, 10_800_001):
         with pytest.raises(Misuse, match="skew_ms_max"):
             Policy((AWS,), (A,), skew_ms_max)
+
+
+@pytest.mark.parametrize("name", ["seats_per_root_max", "seats_per_domain_max"])
+def test_seats_are_from_1_to_16_or_not_stated(name):
+    for seats in (None, 1, 16):
+        assert getattr(Policy.from_json(changed(**{name: seats})), name) == seats
+    for seats in (0, 17):
+        with pytest.raises(Misuse, match=f"policy's {name} is"):
+            Policy.from_json(changed(**{name: seats}))
 
 
 def test_a_roots_name_has_1_to_64_characters():

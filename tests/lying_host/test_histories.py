@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import perdure
 from perdure import api
 from perdure.array.join import Progress
 from perdure.disk.wire import Opcode
@@ -162,3 +165,27 @@ def test_a21_disks_that_were_replaced_one_by_one_are_not_the_array_again(host):
     host.present(old[0], new[1], new[2])
     assert host.mount(code=1)["summary"] == "[_UU]"
     assert host.read(0, SECTOR) == latest
+
+
+# A22 ------------------------------------------------------------------------------------------------------
+
+
+def test_a22_an_older_main_program_that_is_put_back_refuses_the_array_with_exit_code_3(host, tmp_path):
+    """The newer release is this very program with another number; the array remembers that it was there."""
+    newer = tmp_path / "newer"
+    shutil.copytree(Path(perdure.__file__).parent, newer / "perdure", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (newer / "perdure" / "__init__.py").read_text()
+    assert "RELEASE = 1\n" in text
+    (newer / "perdure" / "__init__.py").write_text(text.replace("RELEASE = 1\n", "RELEASE = 2\n"))
+    own = dict(host.env)
+    host.env.update(PYTHONPATH=str(newer), PYTHONSAFEPATH="1")  # not the current directory's
+    host.mount()
+    host.write(0, data_of(1))
+    host.unmount()
+    host.env.clear()
+    host.env.update(own)
+    sentence = host.refusal(3)
+    assert "release 2 of the main program has mounted this array, and this is release 1" in sentence
+    host.env.update(PYTHONPATH=str(newer), PYTHONSAFEPATH="1")
+    host.mount()
+    assert host.read(0, SECTOR) == data_of(1)

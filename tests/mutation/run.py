@@ -43,7 +43,7 @@ WHOLE = f"{EVIDENCE}nitro.py"
 TESTS = {
     "perdure/disk/core.py": [f"{DISK}core.py", f"{DISK}serve.py"],
     "perdure/disk/wire.py": [f"{DISK}wire.py", f"{DISK}core.py", "tests/spec/test_vectors.py"],
-    "perdure/disk/serve.py": [f"{DISK}serve.py", f"{DISK}main.py"],
+    "perdure/disk/serve.py": [f"{DISK}serve.py", f"{DISK}main.py", "tests/spec/test_vectors.py"],
     "perdure/disk/address.py": [f"{DISK}address.py", f"{DISK}main.py"],
     "perdure/disk/nsm.py": [f"{DISK}nsm.py", f"{DISK}main.py"],
     "perdure/disk/main.py": [f"{DISK}main.py", f"{DISK}trusted_base.py"],
@@ -251,31 +251,31 @@ def main() -> int:
     hypothesis.settings.load_profile("mutants")
     os.environ.pop("PERDURE_VECTORS", None)
     known = {line[3:-1] for line in SURVIVORS.read_text().splitlines() if line.startswith("- `")}
-    unknown, count, found = [], 0, set()
-    paths = sys.argv[1:] or list(TESTS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("perdure", "tests", "docs", "pyproject.toml", "LICENSE", "README.md"):
             copy_of = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy_of(ROOT / part, folder / part)
-        for runner in (Runner(path, folder) for path in paths):
-            sys.dont_write_bytecode = False
-            assert runner.passes(), f"the tests of {runner.path} fail without any mutant"
-            sys.dont_write_bytecode = True
-            for mutant in mutants(runner.path, (folder / runner.path).read_text()):
-                count += 1
-                if runner.survives(mutant):
-                    found.add(mutant.key)
-                    if mutant.key not in known:
-                        unknown.append(mutant)
-                        print(f"survived: {runner.path}:{mutant.line}: {mutant.key}", flush=True)
-    for key in sorted(known - found):
-        if key.split(" ")[0] in paths:
-            print(f"no longer survives, take it off the list: {key}")
-    print(
-        f"{count} mutants, {count - len(found)} killed, {len(found)} survived, {len(unknown)} of them not on the list"
-    )
+        unknown = [key for path in sys.argv[1:] or TESTS for key in survivors(Runner(path, folder), known) - known]
     return 1 if unknown else 0
+
+
+def survivors(runner: Runner, known: set[str]) -> set[str]:
+    """The keys of the mutants of one file that survive; says which of them are new, and which `known` ones are gone."""
+    sys.dont_write_bytecode = False
+    assert runner.passes(), f"the tests of {runner.path} fail without any mutant"
+    sys.dont_write_bytecode = True
+    found, every = set(), list(mutants(runner.path, (runner.folder / runner.path).read_text()))
+    for mutant in every:
+        if runner.survives(mutant):
+            found.add(mutant.key)
+            if mutant.key not in known:
+                print(f"survived, line {mutant.line}: {mutant.key}", flush=True)
+    for key in sorted(known - found):
+        if key.startswith(f"{runner.path} "):
+            print(f"no longer survives, take it off the list: {key}")
+    print(f"{runner.path}: {len(every)} mutants, {len(every) - len(found)} killed, {len(found)} survived", flush=True)
+    return found
 
 
 if __name__ == "__main__":

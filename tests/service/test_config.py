@@ -39,6 +39,19 @@ def test_the_template_is_a_configuration_without_an_id(tmp_path):
     assert (found.serve.attest, found.serve.dead_after_ms, found.serve.answer_ms_max) == (Attest.FLUSH, 10_000, 5000)
 
 
+def test_zones_are_names_one_for_each_address(tmp_path):
+    assert parse(GOOD, tmp_path).zones == ()
+    named = spoilt("[serve]", 'zones = ["paris", "oslo", "paris"]\n[serve]')
+    assert parse(named, tmp_path).zones == ("paris", "oslo", "paris")
+    for value, what in (
+        ('["paris"]', "one name for each"),
+        ('["a", "b", ""]', "a list of names"),
+        ("3", "a list of names"),
+    ):
+        with pytest.raises(Misuse, match=f"'disks.zones' must (be|have) {what}"):
+            parse(spoilt("[serve]", f"zones = {value}\n[serve]"), tmp_path)
+
+
 def test_the_template_says_which_inputs_are_trusted():
     assert "The trusted inputs are three: the key, the array's id and the policy." in GOOD
     assert "so another policy or another array under this id is refused" in " ".join(GOOD.replace("#", "").split())
