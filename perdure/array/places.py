@@ -35,6 +35,7 @@ class Spread:
     def require(self, geometry: Geometry, places: Iterable[Place]) -> None:
         """Return if these disks may be members together. Raises Misuse that names the domain and its seats."""
         spare = geometry.n - geometry.k
+        most = max(1, spare)  # an array that outlives nothing may still have each disk in a place of its own
         held: Counter[tuple[str, str]] = Counter()
         for address, attested in places:
             held["attestation root", attested.root] += 1
@@ -43,7 +44,7 @@ class Spread:
                 held["domain", self.zones[address]] += 1
         for (kind, name), count in held.items():
             allowed = self.per_root if kind == "attestation root" else self.per_domain
-            if count > (spare if allowed is None else allowed):
+            if count > (most if allowed is None else allowed):
                 raise Misuse(
                     f"{count} disks hang on the {kind} {name}, and the array outlives {spare} losses: what ends or "
                     "breaks them all at once would end the array. Spread them, or allow it in the policy when the "

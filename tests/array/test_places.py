@@ -52,6 +52,12 @@ def test_at_most_n_minus_k_seats_hang_on_one_root_or_host(roots: str, hosts: str
         Spread().require(SHAPE, _places(roots, hosts))
 
 
+def test_an_array_without_redundancy_may_have_each_disk_in_a_place_of_its_own() -> None:
+    Spread().require(Geometry(2, 2, 8), _places("ab", "12"))
+    with pytest.raises(Misuse, match="2 disks hang on the host"):
+        Spread().require(Geometry(2, 2, 8), _places("ab", "11"))
+
+
 def test_the_operators_zones_count_as_domains_and_addresses_without_one_do_not() -> None:
     places = _places("aabbc", "12345")
     Spread(zones={"disk-0": "paris", "disk-1": "paris", "disk-2": "oslo"}).require(SHAPE, places)

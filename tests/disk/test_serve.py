@@ -167,6 +167,17 @@ def test_a_reply_never_overtakes_one_that_waits_for_evidence(disk: Running) -> N
         assert peer.receive() is Reason.MALFORMED
 
 
+def test_a_server_that_waits_for_evidence_does_not_spin(disk: Running) -> None:
+    """A socket is nearly always writable: to be told so before there is something to send would never end."""
+    disk.notary.hold()
+    with disk.connect() as peer:
+        peer.send(hello(1), client.frame(b""))
+        disk.settle()
+        (connection,) = disk.connections()[:1]
+        assert len(connection.replies) == 2
+        assert connection.wants() == selectors.EVENT_READ
+
+
 def test_waiting_for_evidence_holds_up_no_other_connection(disk: Running) -> None:
     disk.notary.hold()
     with disk.connect() as waiting, disk.connect() as other:
