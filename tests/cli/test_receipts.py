@@ -1,4 +1,4 @@
-"""`evidence verify-receipt`: somebody else's file, a policy and an id are all it takes, and anything wrong is refused."""
+"""`evidence verify-receipt`: a file, a policy and an id are all it takes, and anything that is wrong is refused."""
 
 import json
 
