@@ -99,6 +99,11 @@ class Committer:
         return self._last
 
     @property
+    def is_changing(self) -> bool:
+        """Whether a roster change is under way: what disks show of the roster may differ from disk to disk."""
+        return self._is_changing
+
+    @property
     def is_idle(self) -> bool:
         """Whether all that was written is home, provably."""
         return self._cache.is_clean and not self._executions and self._applied_proved == self._last
@@ -313,8 +318,9 @@ class Committer:
             await self._change.vote_off_the_lost(self._last, self._applied_proved)  # whoever was lost meanwhile
         except PerdureError as error:
             self.fail(error)
-        self._is_changing = False
-        done.set()
+        finally:
+            self._is_changing = False
+            done.set()
         self._settle()
 
     async def admit(self, seat: int, joiner: Session, ops: list[bytes], data: Callable[[], Sequence[Buffer]]) -> None:

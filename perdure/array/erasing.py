@@ -79,8 +79,8 @@ class Erasure:
             self._attested.clear()
             work = [self._proof(session, run) for _, session in self._members]
             proofs = results(await self._world.runtime.gather(*work))
-            if None not in proofs and self._members.roster is roster:
-                # Else a disk was lost on the way: its place is among the departed, and the others show it again.
+            if None not in proofs and self._members.roster is roster and not self._committer.is_changing:
+                # Else a disk was lost on the way, or somebody joins: whoever is a member then shows it again.
                 fields = (self._world.authority, self._genesis, run, entry, oldest, tuple(proofs))
                 return Receipt.signed(*fields)
 

@@ -33,7 +33,7 @@ from perdure.array.reader import CHUNK_SECTORS, Reader
 from perdure.array.roster import ANY_ENTRY, AREA_BYTES, Roster
 from perdure.array.sealing import NEVER_WRITTEN, generation_of
 from perdure.array.session import Greeting, Session
-from perdure.array.world import World, new_epoch, persistently
+from perdure.array.world import World, persistently
 from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
 from perdure.errors import Fenced, Misuse
 
@@ -46,7 +46,6 @@ class Holds(Enum):
 
     NOTHING = "nothing"
     ITS_SEAT = "fragments of this very seat"
-    ANYTHING = "what a disk of this array once held"
 
 
 @dataclass(slots=True)
@@ -95,11 +94,9 @@ class Join:
         await self._committer.announce(seat, greeting.instance)
         try:
             exposed = self._exposed(seat, greeting.instance, holds) if reseal else NO_ENTRY
-            # An epoch of its own, above all: a disk that was voted off in this mount has this mount's epoch, and its
-            # host may hold commands that we signed for it. Two for one instance, epoch and seq must never exist.
-            epoch = new_epoch(self._world.runtime, max(greeting.epoch, self._epoch))
+            epoch = self._own_epoch(greeting)
             await persistently(self._world, lambda: session.open(greeting.instance, epoch))
-            await self._require_free(session)
+            await self._require_free(session, greeting)
             await self._committer.admit(seat, session, self._welcome_ops(), self._welcome_data)
             await self._rebuild(session, seat, progress, holds, exposed=exposed, sectors_per_s=sectors_per_s)
             # What was not home was left out, since it is sent later; but this program may die before. Then a member
@@ -142,7 +139,28 @@ class Join:
         is_unwritten = own_seat is not None and not any(record)  # named and opened, and then this program stopped
         if record != self._genesis_area() and not is_unwritten:
             raise Misuse(f"the disk at {address} belongs to another array; it was left alone")
-        return greeting, Holds.ANYTHING if own_seat is None else Holds.ITS_SEAT
+        if own_seat is None:
+            raise Misuse(
+                f"the disk at {address} was in this array once, and nobody knows any more in which seat; restart it to "
+                "use it again"
+            )
+        return greeting, Holds.ITS_SEAT
+
+    def _own_epoch(self, greeting: Greeting) -> bytes:
+        """Above the disk's epoch and this mount's, and below every later mount's. Raises Misuse.
+
+        Above: a disk that was voted off in this mount has its epoch, and its host may hold commands that we signed for
+        it; two for one instance, epoch and seq must never exist. Below: this OPEN may be held back until a later main
+        program counts on the disk, and then it must be refused. So the counter stays, and the rest is raised.
+        """
+        counter = self._epoch[:8]
+        if greeting.epoch[:8] > counter:
+            raise Misuse("a later mount has opened this disk; nothing was changed. If this one goes on, mount again.")
+        low = max(greeting.epoch[8:] if greeting.epoch[:8] == counter else bytes(8), self._epoch[8:])
+        raised = int.from_bytes(low, "big") + 1 + int.from_bytes(self._world.runtime.random(4), "big")
+        if raised >= 1 << 64:
+            raise Misuse("this mount has no epoch left for a joiner; nothing was changed. Mount again.")
+        return counter + raised.to_bytes(8, "big")
 
     def _require_spread(self, session: Session, greeting: Greeting) -> None:
         if self._world.spread is not None:
@@ -150,20 +168,23 @@ class Join:
             places += [Place(one.channel.address, one.attested) for _, one in self._members if one.attested is not None]
             self._world.spread.require(self._geometry, places)
 
-    async def _require_free(self, session: Session) -> None:
-        """Nothing may be written to a disk that a later main program counts on: this one is late. Raises Fenced.
+    async def _require_free(self, session: Session, greeting: Greeting) -> None:
+        """What was seen before OPEN may have changed until OPEN, and only until then: look again, with evidence.
 
-        Asked after OPEN, for only from then on can no other take it unseen: between the greeting, or a roster that
-        names it, and OPEN, a later mount may have come, taken it in, and acknowledged what its ring alone holds.
+        A roster of a later mount means that this one is late, and must write nothing to the disk: Fenced. A disk that
+        was blank, and has been written to, is no blank disk any more: Misuse.
         """
-        runs = [Run(self._geometry.current_start, ROSTER_AREA), Run(self._geometry.next_start, ROSTER_AREA)]
-        label = bytes(await persistently(self._world, lambda: session.read(runs, evidence=True)))
+        shape = self._geometry
+        runs = [Run(shape.current_start, ROSTER_AREA), Run(shape.next_start, ROSTER_AREA), Run(0, GENESIS_AREA)]
+        found = bytes(await persistently(self._world, lambda: session.read(runs, evidence=True)))
         for at in (0, AREA_BYTES):
-            roster = Roster.decode(label[at : at + AREA_BYTES])
+            roster = Roster.decode(found[at : at + AREA_BYTES])
             if roster is not None and roster.version.epoch > self._epoch:
                 late = Fenced("a later main program counts on this disk; this one has lost the array. Stop this one.")
                 self._committer.fail(late)
                 raise late
+        if greeting.epoch == NO_EPOCH and any(found[2 * AREA_BYTES :]):
+            raise Misuse("the disk was blank a moment ago, and somebody has written to it since; restart it")
 
     def _genesis_area(self) -> bytes:
         return self._genesis.encode().ljust(GENESIS_AREA * DISK_SECTOR_BYTES, b"\0")
@@ -206,12 +227,10 @@ class Join:
                 ahead_ms = progress.done * 1000 / sectors_per_s - (self._world.runtime.now_ms() - started_ms)
                 await self._world.runtime.sleep(max(0.0, ahead_ms))
 
-    async def _held(self, session: Session, run: Run, holds: Holds) -> bytes | None:
-        """The tags whose fragments the joiner has; None when there is no telling."""
+    async def _held(self, session: Session, run: Run, holds: Holds) -> bytes:
+        """The tags whose fragments the joiner has."""
         if holds is Holds.NOTHING:
             return bytes(run.count * TAG_BYTES)
-        if holds is Holds.ANYTHING:
-            return None
         place = Run(self._geometry.tag_start(run.start), run.count)
         return bytes(await persistently(self._world, lambda: session.read([place], evidence=True)))
 
@@ -231,14 +250,12 @@ class Join:
         self._committer.pump()
         return resealed
 
-    async def _copy(
-        self, session: Session, seat: int, run: Run, tags: bytes, held: bytes | None, but: frozenset[int]
-    ) -> int:
+    async def _copy(self, session: Session, seat: int, run: Run, tags: bytes, held: bytes, but: frozenset[int]) -> int:
         """Send what the joiner lacks of `run`, `but` what it gets sealed anew; how many sectors that was."""
         lacking = [
             index
             for index in range(run.start, run.end)
-            if index not in but and (held is None or _tag(held, run, index) != _tag(tags, run, index))
+            if index not in but and _tag(held, run, index) != _tag(tags, run, index)
         ]
         written = [index for index in lacking if _tag(tags, run, index) != NEVER_WRITTEN]
         fragments: dict[int, Buffer] = {}

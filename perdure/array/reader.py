@@ -19,6 +19,9 @@ from perdure.array.tags import TagTable
 from perdure.errors import Corrupt, Fork, PerdureError, Rollback, Unavailable
 
 CHUNK_SECTORS = 256
+READ_TRIES = 10
+READ_RETRY_MS = 100
+"""Too few answered: a short break of several links ends no read, as it ends no write."""
 AVOID_MS = 10_000
 """How long a disk whose read went wrong is asked last."""
 
@@ -67,7 +70,7 @@ class Reader:
 
     async def _read_chunk(self, run: Run, out: memoryview) -> None:
         await self.load_tags(run)
-        tags = self.tags.get(run)
+        tags, changes = self.tags.get(run), self.tags.changes(run)
         if not any(tags):
             out[:] = bytes(len(out))
             return
@@ -81,7 +84,7 @@ class Reader:
             except Corrupt:
                 size = self._geometry.fragment_bytes
                 plain = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
-                await self._second_look(run.start + at, sector, plain)
+                await self._second_look(run.start + at, sector, plain, changes[at])
 
     def _rows(self, columns: Mapping[int, Buffer], count: int) -> list[memoryview]:
         """The ciphertexts, 4,096 bytes each, from k columns of `count` fragments."""
@@ -117,7 +120,7 @@ class Reader:
 
     async def _fragment_again(self, index: int, seat: int) -> dict[int, Buffer]:
         """One fragment from whichever k members hold the right ones, with evidence; none if the sector has changed."""
-        now = self.tags.get(Run(index, 1))
+        now, changes = self.tags.get(Run(index, 1)), self.tags.changes(Run(index, 1))
         columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
         out = memoryview(bytearray(SECTOR_BYTES))
         tag, good = now, self._try_all(index, now, columns, out)
@@ -125,10 +128,11 @@ class Reader:
             tag, good = await self._by_another_tag(index, now, columns, out)
         if good is None:
             return {}
-        self._blame(columns, good, {})
         if tag != now:  # the tag itself was wrong: the sector is written anew, for all
             self._repair(index, tag, out)
             return {}
+        if self.tags.changes(Run(index, 1)) == changes:
+            self._blame(columns, good, {})
         data = self._code.decode({at: columns[at] for at in good})
         return {index: self._code.encode(b"".join(data))[seat]}
 
@@ -152,13 +156,15 @@ class Reader:
     async def _read_tags(self, group: Run) -> memoryview:
         """From any one member: it is in sync, and its evidence shows that it is ours and has all that it answered."""
         place = Run(self._geometry.tag_start(group.start), group.count)
-        for _, session in self._to_ask():
-            try:
-                return await session.read([place], evidence=True)
-            except Trouble:
-                self._trouble(session)
-            except Fork as verdict:
-                self._fork(session, verdict)
+        for _ in range(READ_TRIES):
+            for _, session in self._to_ask():
+                try:
+                    return await session.read([place], evidence=True)
+                except Trouble:
+                    self._trouble(session)
+                except Fork as verdict:
+                    self._fork(session, verdict)
+            await self._runtime.sleep(READ_RETRY_MS)
         raise self._too_few(0, 1)
 
     # Fragments --------------------------------------------------------------------------------------------
@@ -166,18 +172,20 @@ class Reader:
     async def _columns(self, run: Run, wanted: int, *, evidence: bool) -> dict[int, Buffer]:
         """Fragments of `run` from `wanted` members, or as many as answer if that is at least k."""
         columns: dict[int, Buffer] = {}
-        asked: set[bytes] = set()
-        while len(columns) < wanted:
-            left = [(seat, session) for seat, session in self._to_ask() if session.instance not in asked]
-            batch = left[: wanted - len(columns)]
-            if not batch:
-                break
-            asked.update(session.instance for _, session in batch)
-            reads = (self._column(run, seat, session, columns, evidence=evidence) for seat, session in batch)
-            results(await self._runtime.gather(*reads))
-        if len(columns) < self._geometry.k:
-            raise self._too_few(len(columns), self._geometry.k)
-        return columns
+        for _ in range(READ_TRIES):
+            asked: set[bytes] = set()
+            while len(columns) < wanted:
+                left = [(at, one) for at, one in self._to_ask() if one.instance not in asked and at not in columns]
+                batch = left[: wanted - len(columns)]
+                if not batch:
+                    break
+                asked.update(session.instance for _, session in batch)
+                reads = (self._column(run, seat, session, columns, evidence=evidence) for seat, session in batch)
+                results(await self._runtime.gather(*reads))
+            if len(columns) >= self._geometry.k:
+                return columns
+            await self._runtime.sleep(READ_RETRY_MS)
+        raise self._too_few(len(columns), self._geometry.k)
 
     async def _column(
         self, run: Run, seat: int, session: Session, columns: dict[int, Buffer], *, evidence: bool
@@ -232,14 +240,14 @@ class Reader:
         With evidence from every member that answers. A sector that changes meanwhile is left out. Raises Corrupt.
         """
         await self.load_tags(run)
-        tags = self.tags.get(run)
+        tags, changes = self.tags.get(run), self.tags.changes(run)
         held = await self._tags_of_all(run)
         columns = await self._columns(run, len(self._members.roster.members), evidence=True)
         size = self._geometry.fragment_bytes
         found = []
         for at in range(run.count):
             index, tag = run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
-            if not self.is_home_as(index, tag):
+            if self._cache.find(index) is not None or self.tags.changes(Run(index, 1)) != [changes[at]]:
                 continue
             tags_held = {seat: own[at * TAG_BYTES : (at + 1) * TAG_BYTES] for seat, own in held.items()}
             parts = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
@@ -304,21 +312,26 @@ class Reader:
 
     # When a fragment does not fit -------------------------------------------------------------------------
 
-    async def _second_look(self, index: int, out: memoryview, plain: Mapping[int, Buffer]) -> None:
-        """The sector did not fit its tag: it was overwritten meanwhile, or some of `plain` is wrong."""
+    async def _second_look(self, index: int, out: memoryview, plain: Mapping[int, Buffer], changes: int) -> None:
+        """The sector did not fit its tag: it was overwritten since it had `changes`, or some of `plain` is wrong."""
         while True:
             cached = self._cache.find(index)
             if cached is not None:
                 out[:] = cached
                 return
             now = self.tags.get(Run(index, 1))
+            [before] = self.tags.changes(Run(index, 1))
+            if before != changes:
+                plain = {}  # of another version: it accuses nobody
             # With evidence, so that what differs is what a disk really holds, not what its host makes of it.
             columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
             tag, good = now, self._try_all(index, now, columns, out)
             if good is None:
                 tag, good = await self._by_another_tag(index, now, columns, out)
             if good is not None:
-                if self._blame(columns, good, plain) or tag != now:
+                is_still = tag != now or (self.is_home_as(index, tag) and self.tags.changes(Run(index, 1)) == [before])
+                is_wrong = is_still and (self._blame(columns, good, plain) or tag != now)
+                if is_wrong and (tag != now or not self._cache.is_full):  # where the tag is wrong it cannot wait
                     self._repair(index, tag, out)
                 return
 
@@ -343,7 +356,7 @@ class Reader:
 
     def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
         """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""
-        if self.is_home_as(index, tag) and tag != NEVER_WRITTEN and not self._cache.is_full:
+        if self.is_home_as(index, tag) and tag != NEVER_WRITTEN:
             self._cache.write(index, bytes(sector))
 
     def _try_all(self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview) -> set[int] | None:

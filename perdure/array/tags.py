@@ -21,6 +21,7 @@ class TagTable:
         self._geometry = geometry
         self._rows = np.zeros((geometry.sectors, TAG_BYTES), np.uint8)
         self._known = np.zeros(geometry.sectors, np.bool_)
+        self._changes = np.zeros(geometry.sectors, np.uint32)
 
     @property
     def known_count(self) -> int:
@@ -36,16 +37,22 @@ class TagTable:
         """Whether every tag of `run` is known."""
         return bool(self._known[run.start : run.end].all())
 
+    def changes(self, run: Run) -> list[int]:
+        """How often each tag of `run` was changed. A sector may be written and trimmed, and look as it did before."""
+        return [int(count) for count in self._changes[run.start : run.end]]
+
     def put(self, index: int, tags: bytes) -> None:
         """What this program wrote from sector `index` on."""
         count = len(tags) // TAG_BYTES
         self._rows[index : index + count] = np.frombuffer(tags, np.uint8).reshape(count, TAG_BYTES)
         self._known[index : index + count] = True
+        self._changes[index : index + count] += 1
 
     def clear(self, run: Run) -> None:
         """What this program trimmed."""
         self._rows[run.start : run.end] = 0
         self._known[run.start : run.end] = True
+        self._changes[run.start : run.end] += 1
 
     def learn(self, run: Run, tags: memoryview) -> None:
         """What a disk proved to hold; a tag that is known already is newer and stays."""

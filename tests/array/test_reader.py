@@ -265,3 +265,46 @@ def test_a_wrong_fragment_of_a_disk_voted_off_meanwhile_is_nobodys(sim: SimArray
     columns[1] = bytes(len(columns[1]))
     assert reader._blame(columns, {0, 2, 3}, {})
     assert all(errors.checksum == 0 for errors in sim.array.members.errors.values())
+
+
+def test_reads_of_sectors_that_are_overwritten_meanwhile_accuse_nobody() -> None:
+    sim = SimArray(k=3, n=5, sectors=64)
+    array = sim.create()
+    sim.write(0, 1, 64)
+    sim.settle()
+    sim.channels[0].lane_delay_ms[Lane.READ] = 5
+
+    async def write() -> None:
+        for value in range(50):
+            await array.pwrite(0, sector(value + 2) * 8)
+            await array.committer.settle()
+            await sim.loop.sleep(3)
+
+    async def read() -> None:
+        for _ in range(100):
+            await array.pread(0, 8 * SECTOR_BYTES)
+            await sim.loop.sleep(0.7)
+
+    tasks = [sim.spawn(write()), sim.spawn(read())]
+    sim.loop.run_for(20_000)
+    assert all(task.done for task in tasks)
+    assert [array.members.counted(disk.instance).checksum for disk in sim.disks if disk] == [0] * 5
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_read_waits_through_a_short_break_as_a_write_does(is_known: bool) -> None:
+    sim = SimArray(k=3, n=5, sectors=64, dead_after_ms=1000)
+    sim.create()
+    sim.write(0, 1, 64)
+    sim.settle()
+    if not is_known:
+        sim.crash()
+        sim.mount()
+    assert sim.array is not None
+    sim.kill(*range(3 if is_known else 5))
+    reading = sim.spawn(sim.array.pread(0, SECTOR_BYTES))
+    sim.loop.run_for(100)
+    for disk in sim.disks:
+        assert disk is not None
+        disk.is_alive = True
+    assert sim.run(_wait(reading)) == sector(1)

@@ -12,6 +12,7 @@ from perdure.array.commands import Authority
 from perdure.array.erasing import Erasure
 from perdure.array.erasure import Code
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Run
+from perdure.array.join import Progress
 from perdure.array.ports import Attested, Lane
 from perdure.array.receipt import Erased, Exchange, Receipt, judge, plan
 from perdure.array.roster import Departed
@@ -397,3 +398,24 @@ def test_the_lane_of_testimonies_is_the_one_for_reads() -> None:
     sim.channels[0].intercept = lambda lane, command: lanes.append((lane, command[65])) or None  # type: ignore[func-returns-value]
     _erase(sim)
     assert {lane for lane, opcode in lanes if opcode == 4} == {Lane.READ}
+
+
+def test_an_erasure_beside_the_naming_of_a_joiner_gives_a_receipt() -> None:
+    """A proposal that has reached some disks only says nothing against any of them."""
+    for step in range(0, 300, 5):
+        sim = SimArray(k=3, n=5, sectors=8, dead_after_ms=400, seed=step)
+        array = sim.create()
+        sim.kill(4)
+        sim.flush()
+        sim.write(2, 9)
+        sim.settle()
+        sim.disks[4] = sim.new_disk()
+        for channel in sim.channels:
+            channel.lane_delay_ms[Lane.READ] = 10
+        sim.channels[0].lane_delay_ms[Lane.WRITE] = 50
+        erasing = sim.spawn(array.erase(2 * SECTOR_BYTES, SECTOR_BYTES))
+        sim.loop.run_for(step)
+        sim.spawn(outcome(array.join(sim.new_channels()[4], 4, Progress(8))))
+        sim.loop.run_for(6000)
+        assert erasing.done
+        assert erasing.error is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.array.cache import WriteCache
 from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.join import Progress
+from perdure.array.ports import Buffer
 from perdure.array.scrub import Scrub
 from perdure.disk.wire import Opcode
 from perdure.errors import Corrupt, Rollback
@@ -172,3 +174,33 @@ def test_when_no_tag_opens_it_the_sector_is_corrupt_and_nothing_is_returned(sim:
         disk.memory[sim.geometry.tag_start(4) * 64] ^= 1
     result = sim.run(outcome(sim.array.pread(4 * SECTOR_BYTES, SECTOR_BYTES)))
     assert isinstance(result, Corrupt)
+
+
+def test_a_rebuild_that_meets_a_wrong_tag_while_the_cache_is_full_leaves_nothing_out(
+    sim: SimArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim.crash()
+    disk = sim.disks[0]
+    assert disk is not None
+    disk.memory[sim.geometry.tag_start(4) * 64 + 3] ^= 1
+    array = sim.mount()
+    sim.kill(4)
+    sim.flush()
+    sim.disks[4] = sim.new_disk()
+    again, real = array.reader._fragment_again, WriteCache.is_full.fget
+    full = []
+
+    async def while_full(index: int, seat: int) -> dict[int, Buffer]:
+        full.append(index)
+        try:
+            return await again(index, seat)
+        finally:
+            full.pop()
+
+    monkeypatch.setattr(WriteCache, "is_full", property(lambda cache: bool(full) or real(cache)))  # type: ignore[misc]
+    monkeypatch.setattr(array.reader, "_fragment_again", while_full)
+    sim.run(array.join(sim.new_channels()[4], 4, Progress(SECTORS), reseal=False))
+    monkeypatch.undo()
+    assert _scrub(sim).mended == 0
+    sim.kill(0, 1)
+    assert sim.read(4) == sector(5)
