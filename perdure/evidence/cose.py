@@ -76,6 +76,7 @@ def split(document: bytes) -> Sign1:
     body, signature = document[len(start) : -_END_BYTES], document[-SIGNATURE_BYTES:]
     # The document's length leaves one legal head for the payload: a longer one would not be canonical.
     payload = body[1 if len(body) <= 24 else 2 if len(body) <= 257 else 3 :]
-    if document != start + byte_string_head(len(payload)) + payload + _SIGNATURE_HEAD + signature:
+    whole = start + byte_string_head(len(payload)) + payload + _SIGNATURE_HEAD + signature
+    if len(payload) > PAYLOAD_BYTES_MAX or document != whole:
         raise MalformedEvidence("The evidence's payload or signature does not have the length it states.")
     return Sign1(payload, signature)

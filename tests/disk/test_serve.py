@@ -178,6 +178,21 @@ def test_a_server_that_waits_for_evidence_does_not_spin(disk: Running) -> None:
         assert connection.wants() == selectors.EVENT_READ
 
 
+def test_a_server_does_not_spin_over_a_peer_that_left_while_it_waits(tmp_path: Path) -> None:
+    """Of a watched socket the kernel tells its end again and again, whatever else one asks to be told."""
+    with running(unix_address(tmp_path), stepped=True) as disk:
+        peer = disk.connect()
+        disk.server.step(0)
+        disk.notary.hold()
+        peer.send(hello(1) * serve.REPLIES_MAX)
+        disk.server.step(0)
+        assert disk.connections()[0].wants() == 0
+        peer.socket.close()
+        start = time.monotonic()
+        disk.server.step(0.05)
+        assert time.monotonic() - start > 0.04
+
+
 def test_waiting_for_evidence_holds_up_no_other_connection(disk: Running) -> None:
     disk.notary.hold()
     with disk.connect() as waiting, disk.connect() as other:
