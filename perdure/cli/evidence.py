@@ -159,6 +159,7 @@ def _receipt_text(erased: Erased, value: dict[str, Any]) -> str:
             for one in value["witnesses"]
         ),
         f"Dead disks of {exposed} seats may hold fragments of it; it takes {value['seats_needed']} to bring it back.",
+        "What was written there after these times is another matter, and so is what was recorded on the way.",
     ]
     return "\n".join(lines)
 

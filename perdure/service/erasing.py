@@ -24,6 +24,8 @@ class Erasing:
     def __init__(self, array: Array) -> None:
         self._array = array
         self._tasks: set[asyncio.Task[Mapping[str, Any]]] = set()
+        self._paths: set[Path] = set()
+        """Of the receipts that are still to be written."""
 
     async def erase(self, request: Request) -> Mapping[str, Any]:
         """Erase a range, write its receipt into a new file, and say what it proves. Raises PerdureError.
@@ -35,11 +37,13 @@ class Erasing:
         assert request.receipt is not None
         whole_sectors(self._array.geometry, request.offset, request.length)
         path = Path(request.receipt)
-        if not path.is_absolute() or not path.parent.is_dir() or path.exists():
+        if not path.is_absolute() or not path.parent.is_dir() or path.exists() or path in self._paths:
             raise Misuse(f"The receipt cannot be written to {path}: it must be a new file; nothing was erased.")
         task = asyncio.ensure_future(self._erase(request.offset, request.length, path))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._paths.add(path)
+        task.add_done_callback(lambda _: self._paths.discard(path))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -54,7 +58,10 @@ class Erasing:
         try:
             erased = await self._array.erase(offset, length)
             text = json.dumps(erased.receipt.to_json(), indent=1) + "\n"
-            await asyncio.to_thread(artefacts.write_atomic, path, text.encode(), 0o644)
+            try:
+                await asyncio.to_thread(artefacts.write_atomic, path, text.encode(), 0o644)
+            except Misuse as error:
+                raise Misuse(f"The range is erased, but its receipt is lost: {error} Erase it again for one.") from None
         except PerdureError as error:
             logger.error("erasing %d bytes from %d: %s", length, offset, error)  # noqa: TRY400  (no defect)
             raise

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from perdure.errors import Unavailable
+from perdure.errors import Misuse, Unavailable
 from perdure.service.control import Request
 from perdure.service.erasing import Erasing
 from tests.service.site import SIZE_BYTES, Site, content
@@ -56,3 +56,28 @@ def test_whoever_asked_may_leave_and_the_receipt_is_written_all_the_same(site):
 
     site.run(left)
     assert receipt.exists()
+
+
+def test_two_erasures_never_share_a_receipt_and_a_lost_one_is_told_of(site, monkeypatch):
+    receipt = site.directory / "receipt.json"
+
+    def request(offset):
+        return Request("erase", offset=offset, length=4096, receipt=str(receipt))
+
+    async def both(array, repairs):
+        erasing = Erasing(array)
+        first = asyncio.ensure_future(erasing.erase(request(0)))
+        await asyncio.sleep(0)
+        with pytest.raises(Misuse, match="it must be a new file; nothing was erased"):
+            await erasing.erase(request(4096))
+        assert (await first)["offset"] == 0
+        receipt.unlink()
+
+        def full(path, data, mode):
+            raise Misuse(f"The file {path} cannot be written (no space left on device).")
+
+        monkeypatch.setattr("perdure.service.artefacts.write_atomic", full)
+        with pytest.raises(Misuse, match=r"The range is erased, but its receipt is lost: .* Erase it again for one"):
+            await erasing.erase(request(4096))
+
+    site.run(both)
