@@ -234,6 +234,8 @@ class Committer:
         try:
             await answer
         except PerdureError as verdict:
+            # It is kept for as long as the mount, and its frames hold commands, whose fragments may be erased later.
+            verdict.__traceback__ = verdict.__context__ = None
             self._members.report_lost(session, verdict)
             self._joiners = {seat: joiner for seat, joiner in self._joiners.items() if joiner is not session}
         else:

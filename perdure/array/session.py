@@ -220,18 +220,20 @@ class Session:
     # Pipeline and recovery --------------------------------------------------------------------------------
 
     async def _complete(self, pending: _Pending) -> None:
-        while pending.seq > self.proved_seq:
-            reply = pending.reply
-            try:
-                if reply is None:
-                    raise Disconnected("the disk is suspect")
-                await self._accept(pending, await reply)
-                break
-            except Trouble as trouble:
-                if pending.reply is reply:  # else it has been sent again meanwhile
-                    await self._recover(trouble)
-        self._answered_seq = max(self._answered_seq, pending.seq)
-        self._pending.remove(pending)
+        try:
+            while pending.seq > self.proved_seq:
+                reply = pending.reply
+                try:
+                    if reply is None:
+                        raise Disconnected("the disk is suspect")
+                    await self._accept(pending, await reply)
+                    break
+                except Trouble as trouble:
+                    if pending.reply is reply:  # else it has been sent again meanwhile
+                        await self._recover(trouble)
+            self._answered_seq = max(self._answered_seq, pending.seq)
+        finally:
+            self._pending.remove(pending)  # also when the disk is lost: it holds what may be erased later
 
     async def _accept(self, pending: _Pending, reply: memoryview) -> None:
         if pending.command.nonce is None:

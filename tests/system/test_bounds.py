@@ -4,6 +4,7 @@ The figures asserted are what the code allows: docs/testing.md, "Bounds and the 
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import socket
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from coincurve import PrivateKey
 
+from perdure.array.commands import Command
 from perdure.disk import serve, wire
 from perdure.image.build import build_simulated
 from perdure.nbd.wire import PAYLOAD_BYTES_MAX
@@ -28,6 +30,8 @@ from tests.cli.rig import Rig
 from tests.disk import client
 from tests.lying_host.host import LyingHost
 from tests.nbd import frames
+from tests.service.site import Site
+from tests.service.site import until as until_seen
 from tests.system.proxy import HangUp, Raw, Way, unchanged
 
 MIB = 1 << 20
@@ -238,7 +242,7 @@ def nbd_socket(rig):
 def test_a_flooded_control_socket_costs_little_and_data_are_served(served):
     rig, pid, idle = served
     path = rig.directory / "control.sock"
-    longest, asking = b"x" * (REQUEST_BYTES_MAX - 1), b'{"do": "status"}\n' * 1000
+    longest, asking = b"x" * (REQUEST_BYTES_MAX - 1), b'{"do": "status"}\n' * 100 + b"\n" * 100_000
     with contextlib.ExitStack() as peers, Watch(pid, idle) as watch:
         for number in range(96):
             peer = peers.enter_context(socket.socket(socket.AF_UNIX))
@@ -388,3 +392,28 @@ def test_a_disk_whose_host_sends_garbage_without_end_is_voted_off_and_writing_go
         assert host.status()["disks"][0]["state"] == "dead"
         assert host.read(0, 7) == b"goes on"
         assert_bounded("main, garbage up to the vote", watch, REPLIES + SLACK)
+
+
+def test_a_disk_that_was_lost_with_commands_under_way_leaves_none_of_them_behind(tmp_path):
+    """Else every loss would cost the main program some megabytes for good, and hold what may be erased later."""
+
+    async def story(array, repairs):
+        del repairs
+        data = os.urandom(MIB // 2)
+        for number in range(32):
+            await array.pwrite((number % 4) * len(data), data)
+        site.kill(1)
+        for number in range(32):
+            await array.pwrite((number % 4) * len(data), data)
+        await array.flush()
+        await until_seen(lambda: array.members.roster.seats[1] is None)
+        await array.flush()
+        gc.collect()
+        left = [kept for kept in gc.get_objects() if isinstance(kept, Command)]
+        assert sum(len(memoryview(part)) for command in left for part in command.parts) < 100_000
+
+    site = Site(tmp_path)
+    try:
+        site.run(story)
+    finally:
+        site.end()
