@@ -18,29 +18,30 @@ from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry
 from perdure.array.journal import EntryHeader
 from perdure.array.sealing import Keys
 from perdure.disk import wire
-from perdure.sim.disks import FastEvidence, SimAttested
+from perdure.sim.disks import Evidence, SimAttested
 from perdure.sim.history import Violation
 from perdure.sim.loop import Loop
 
 _BODY = wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size
 
 
-class ProofsOnce(FastEvidence):
+class ProofsOnce:
     """A verifier that takes its time, some documents longer than others, and notes what it has believed."""
 
-    def __init__(self, loop: Loop, latency_ms: float) -> None:
+    def __init__(self, loop: Loop, latency_ms: float, evidence: Evidence) -> None:
         self._loop = loop
+        self._evidence = evidence
         self._latency_ms = latency_ms
-        self._believed: set[bytes] = set()
+        self.believed: set[bytes] = set()
 
     async def verify(self, document: bytes, commitment: bytes) -> SimAttested:
-        """As FastEvidence, later. Raises Violation for evidence that was believed before."""
+        """What `evidence` says, later. Raises Violation for evidence that was believed before."""
         if self._latency_ms:
             await self._loop.sleep(self._latency_ms * self._loop.rng.random())
-        attested = await super().verify(document, commitment)
-        if document in self._believed:
+        attested = await self._evidence.verify(document, commitment)
+        if document in self.believed:
             raise Violation("evidence that had answered one question was believed in answer to another")
-        self._believed.add(document)
+        self.believed.add(document)
         return attested
 
 

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 from perdure.array.ports import Buffer, Lane
 from perdure.disk import wire
@@ -36,8 +37,8 @@ class SimAttested:
 class FastEvidence:
     """Evidence at the price of a hash: a MAC under a key that only the simulated hardware has.
 
-    Stands for documents where millions of them are needed; the real format has its own tests, and runs in a
-    simulated world as well.
+    Stands for documents where millions of them are needed; some stories have the real format
+    (`perdure.sim.hardware`).
     """
 
     def attest(self, report_data: bytes) -> bytes:
@@ -53,17 +54,34 @@ class FastEvidence:
         return SimAttested()
 
 
+class Evidence(Protocol):
+    """What stands for a disk's hardware, and for whoever checks what it signs."""
+
+    def attest(self, report_data: bytes) -> bytes:
+        """A document over 64 bytes."""
+
+    async def verify(self, document: bytes, commitment: bytes) -> SimAttested:
+        """What the document proves. Raises BadEvidence."""
+
+
 class SimDisk:
     """One launch of the disk program. `core` may be a cheaper disk (`perdure.sim.signatures`)."""
 
-    def __init__(self, loop: Loop, authority: bytes, size_bytes: int, core: Callable[..., DiskCore] = DiskCore) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        authority: bytes,
+        size_bytes: int,
+        core: Callable[..., DiskCore] = DiskCore,
+        evidence: Evidence | None = None,
+    ) -> None:
         self.memory = bytearray(size_bytes)
         self.core = core(memoryview(self.memory), loop.random(32), authority)
         self.is_alive = True
         self.commands: list[bytes] = []
         self.proofs: dict[bytes, bytes] = {}
         """What a host recorded: by command, the reply that carried evidence."""
-        self._evidence = FastEvidence()
+        self._evidence: Evidence = evidence or FastEvidence()
 
     @property
     def instance(self) -> bytes:

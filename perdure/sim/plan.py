@@ -32,6 +32,8 @@ from perdure.sim.lives import Crash, Mount, Pause, When
 from perdure.sim.network import BreakConnections, Delay, LoseReplies, Partition, Reorder, Silence
 from perdure.sim.story import ANSWER_MS_MAX, Setup, Step, Timed
 
+REAL_EVIDENCE_EVERY = 49
+"""Stories with documents in the real format; no multiple of the number of geometries, so that all get some."""
 GEOMETRIES = ((2, 3), (3, 5), (4, 6), (4, 7), (5, 9))
 VOTED_OFF_MS = (200, 450)
 """When a disk that went silent is voted off, give or take."""
@@ -78,6 +80,7 @@ def draw(seed: int) -> Plan:
         attests_every_read=rng.random() < 0.2,
         speaks_nbd=rng.random() < 0.2,
         real_signatures=rng.random() < 0.05,
+        real_evidence=seed % REAL_EVIDENCE_EVERY == REAL_EVIDENCE_EVERY - 1,
     )
     return Plan(setup, tuple(sorted(_Author(rng, setup).write(), key=lambda timed: timed.at_ms)))
 

@@ -28,7 +28,8 @@ from perdure.disk import wire
 from perdure.disk.core import DiskCore
 from perdure.errors import Corrupt, Unavailable
 from perdure.sim.checks import ProofsOnce, Wiretap
-from perdure.sim.disks import SimChannel, SimDisk
+from perdure.sim.disks import Evidence, FastEvidence, SimChannel, SimDisk
+from perdure.sim.hardware import Hardware
 from perdure.sim.history import History, Violation
 from perdure.sim.loop import Loop, Stuck, Task
 from perdure.sim.mains import Main
@@ -59,6 +60,7 @@ class Setup:
     attests_every_read: bool = False
     speaks_nbd: bool = False
     real_signatures: bool = False
+    real_evidence: bool = False
 
 
 class Step:
@@ -103,7 +105,8 @@ class Story:
         self._cheap_authority = self.authority if setup.real_signatures else CheapAuthority(_KEY)
         self._core: type[DiskCore] = DiskCore if setup.real_signatures else CheapDisk
         self.wiretap = Wiretap(self.geometry, _KEY)
-        self.proofs = ProofsOnce(self.loop, setup.evidence_ms)
+        self._evidence: Evidence = Hardware(self.loop) if setup.real_evidence else FastEvidence()
+        self.proofs = ProofsOnce(self.loop, setup.evidence_ms, self._evidence)
         self.standing: list[SimDisk | None] = [self.new_disk(seat) for seat in range(setup.n)]
         """What answers at each address."""
         self.shelf: list[tuple[int, SimDisk]] = []
@@ -139,7 +142,7 @@ class Story:
 
     def new_disk(self, seat: int) -> SimDisk:
         """A fresh launch of the disk program, for the address of a seat."""
-        disk = SimDisk(self.loop, self.authority.public_key, self.geometry.disk_bytes, self._core)
+        disk = SimDisk(self.loop, self.authority.public_key, self.geometry.disk_bytes, self._core, self._evidence)
         self.wiretap.seats[disk.instance] = seat
         return disk
 

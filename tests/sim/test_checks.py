@@ -9,6 +9,7 @@ from perdure.array.geometry import Geometry
 from perdure.disk.wire import COUNT, Opcode
 from perdure.sim.checks import ProofsOnce, Wiretap
 from perdure.sim.coverage import Coverage
+from perdure.sim.disks import FastEvidence
 from perdure.sim.history import Violation
 from perdure.sim.loop import Loop
 from perdure.sim.shrink import shrink
@@ -34,8 +35,8 @@ def test_one_command_only_may_be_signed_for_an_instance_epoch_and_seq() -> None:
 
 def test_no_evidence_may_be_believed_twice() -> None:
     loop = Loop(0)
-    proofs = ProofsOnce(loop, 0)
-    document = proofs.attest(b"r" * 64)
+    proofs = ProofsOnce(loop, 0, FastEvidence())
+    document = FastEvidence().attest(b"r" * 64)
     loop.run(proofs.verify(document, b"r" * 64))
     with pytest.raises(Violation, match="another"):
         loop.run(proofs.verify(document, b"r" * 64))

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from perdure.sim.coverage import Coverage
-from perdure.sim.plan import FAULTS, GEOMETRIES, draw
+from perdure.sim.plan import FAULTS, GEOMETRIES, REAL_EVIDENCE_EVERY, draw
 from perdure.sim.run import Outcome, describe, run_seed
+from perdure.sim.story import Story
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # tasks that a crash ended early
 SEEDS = 100
@@ -70,3 +71,17 @@ def test_a_plan_is_drawn_before_anything_happens_and_reads_as_sentences() -> Non
     assert plan == draw(1)
     assert [timed.at_ms for timed in plan.steps] == sorted(timed.at_ms for timed in plan.steps)
     assert all(str(timed).startswith("t=") and " object at " not in str(timed) for timed in plan.steps)
+
+
+def test_some_stories_have_documents_in_the_real_format_and_are_the_same_each_time() -> None:
+    seed = REAL_EVIDENCE_EVERY - 1
+    plan = draw(seed)
+    assert plan.setup.real_evidence
+    traces = []
+    for _ in range(2):
+        story = Story(plan.setup, plan.steps)
+        story.run()
+        traces.append(story.trace)
+        assert len(story.proofs.believed) > 20
+        assert all(document[:1] in b"\xd2\x84" and len(document) > 1000 for document in story.proofs.believed)
+    assert traces[0] == traces[1]
