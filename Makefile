@@ -90,12 +90,14 @@ tools:
 		echo "SKIPPED: the tests that need $${tool%%:*}, which is not here; apt install $${tool##*:} brings it"
 	done
 
-# The disk program and the pure cores first, and every branch of them; then everything that starts processes.
+# The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
+# is long and would be twice as long while branches are counted.
+LONG := tests/array/test_every_death.py
 CORES := tests/array tests/disk tests/evidence tests/image tests/nbd tests/simtee tests/spec
 
 test: setup-dev tools ## Run every test but the long ones
-	@$(BIN)/python -m pytest -rs --cov --cov-report=term $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES)) tests
+	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES)) tests $(LONG)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .
