@@ -21,15 +21,6 @@ def register(cli: click.Group) -> None:
     @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
     def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
         """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
-        wiping.apply()
-        from perdure.service import main  # noqa: PLC0415  (loads the array code)
-
-        main.log_to_stderr()
-        if not wiping.works():
-            main.logger.warning(
-                "this C library does not overwrite memory that is freed: what is erased may stay in this program's RAM"
-            )
-
         unreported = [ready_fd]  # empty once the report is out: the number may mean another file then
 
         def on_ready(status: ArrayStatus) -> None:
@@ -42,7 +33,16 @@ def register(cli: click.Group) -> None:
                 click.echo(f"serving {status.nbd_uri}")
 
         try:
-            return main.run(find_config(config_file, directory), on_ready)
+            found = find_config(config_file, directory)
+            wiping.apply()  # from here on this program is another process image, if it was not already
+            from perdure.service import main  # noqa: PLC0415  (loads the array code)
+
+            main.log_to_stderr()
+            if not wiping.works():
+                main.logger.warning(
+                    "this C library does not overwrite what is freed: what is erased may stay in this program's memory"
+                )
+            return main.run(found, on_ready)
         except PerdureError as error:
             fd = unreported.pop() if unreported else None
             if fd is not None:

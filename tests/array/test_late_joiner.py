@@ -11,6 +11,7 @@ import pytest
 from perdure.array.engine import Array
 from perdure.array.join import Progress
 from perdure.array.mount import mount
+from perdure.errors import Misuse
 from perdure.sim.disks import SimDisk
 from tests.array.world import POLICY, Owner, SimArray, outcome, sector
 
@@ -111,3 +112,13 @@ def test_a_disk_that_became_a_member_meanwhile_is_not_opened_again() -> None:
     assert second.done
     assert array.committer.failure is None
     sim.flush()
+
+
+def test_a_member_is_never_announced_for_another_seat() -> None:
+    sim, first, _ = _degraded(0)
+    member = sim.disks[0]
+    assert member is not None
+    result = sim.run(outcome(first.committer.announce(SEAT, member.instance)))
+    assert isinstance(result, Misuse)
+    assert "in use in another seat already" in str(result)
+    assert first.array_id == sim.array_id

@@ -419,3 +419,22 @@ def test_an_erasure_beside_the_naming_of_a_joiner_gives_a_receipt() -> None:
         sim.loop.run_for(6000)
         assert erasing.done
         assert erasing.error is None
+
+
+def test_when_others_never_cease_to_write_there_is_no_receipt_and_no_disk_is_blamed() -> None:
+    sim = _array()
+    array = sim.array
+    assert array is not None
+    erasure = Erasure(sim.world(), array.opened.genesis, array.members, array.cache, array.reader, array.committer)
+    sim.run(array.trim(8 * SECTOR_BYTES, SECTOR_BYTES))
+    asked, ask = [], erasure._receipt
+
+    async def overtaken(run: Run, oldest: int) -> Receipt:
+        asked.append(run)
+        receipt = await ask(run, oldest)
+        return dataclasses.replace(receipt, entry=receipt.entry - 1)
+
+    erasure._receipt = overtaken  # type: ignore[method-assign]
+    result = sim.run(outcome(erasure.witnessed(Run(8, 1), 0)))
+    assert isinstance(result, Misuse)
+    assert len(asked) == 3

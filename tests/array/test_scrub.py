@@ -204,3 +204,42 @@ def test_a_rebuild_that_meets_a_wrong_tag_while_the_cache_is_full_leaves_nothing
     assert _scrub(sim).mended == 0
     sim.kill(0, 1)
     assert sim.read(4) == sector(5)
+
+
+def test_wrong_tags_on_two_disks_are_both_passed_over(sim: SimArray) -> None:
+    sim.crash()
+    sim.mount()
+    for seat in (0, 1):
+        disk = sim.disks[seat]
+        assert disk is not None
+        place = sim.geometry.tag_start(4) * 64
+        disk.memory[place : place + 2] = bytes([0, seat])
+    assert sim.read(4) == sector(5)
+    sim.settle()
+    assert _scrub(sim).mended == 0
+
+
+def test_a_rebuild_accuses_nobody_of_a_sector_that_changed_while_it_looked_again(
+    sim: SimArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sim.array is not None
+    array = sim.array
+    sim.kill(4)
+    sim.flush()
+    sim.disks[4] = sim.new_disk()
+    sim.read(4)
+    look = array.reader._columns
+
+    async def spoilt(run: Run, wanted: int, *, evidence: bool) -> dict[int, Buffer]:
+        columns = await look(run, wanted, evidence=evidence)
+        if evidence:
+            array.reader.tags._changes[run.start] += 1
+        else:
+            columns = {seat: bytes(len(column)) for seat, column in columns.items()}
+        return columns
+
+    monkeypatch.setattr(array.reader, "_columns", spoilt)
+    sim.run(array.join(sim.new_channels()[4], 4, Progress(SECTORS), reseal=False))
+    monkeypatch.undo()
+    assert _errors(sim) == [0] * 5
+    assert _scrub(sim).mended == 0
