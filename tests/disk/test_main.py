@@ -41,14 +41,6 @@ def serve_evidence(platform: socket.socket) -> None:
             platform.sendall(len(body).to_bytes(4, "big") + body)
 
 
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A shell's background jobs ignore SIGINT, and so would what they start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
     path = tmp_path / "authority"
