@@ -37,6 +37,7 @@ class Disks:
         self.policy = Policy(
             (TrustedRoot("simulated", Platform.SIMULATED, root.der),),
             (Measurement("simulated", pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),),
+            seats_per_root_max=3,
         )
         self.processes = []
         for seat in range(3):
