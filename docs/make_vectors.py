@@ -28,7 +28,8 @@ from perdure.disk import wire
 from perdure.disk.core import DiskCore, Refusal
 from perdure.disk.wire import Opcode
 from perdure.errors import PerdureError
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.evidence.measurement import Measurement
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.image import build as image
 from perdure.image import eif
 
@@ -46,7 +47,7 @@ NONCE = b"\x44" * 32
 DISK_SECTORS = 16
 POLICY = Policy(
     roots=(TrustedRoot.builtin("aws-nitro-g1"),),
-    measurements=(Measurement("aws-nitro-g1", b"\x10" * 48, b"\x11" * 48, b"\x12" * 48),),
+    measurements=(Measurement.enclave("aws-nitro-g1", b"\x10" * 48, b"\x11" * 48, b"\x12" * 48),),
 )
 GENESIS = Genesis(Geometry(3, 5, 1 << 18), AUTHORITY.public_key, POLICY.digest(), INSTANCES)
 KEYS = Keys.derive(KEY, GENESIS.array_id)

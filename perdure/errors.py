@@ -86,6 +86,18 @@ class WrongMeasurement(BadEvidence):
     """Another program, or one built for another authority, than the policy allows."""
 
 
+class OutdatedTcb(BadEvidence):
+    """The platform's firmware or microcode is older, or in a worse state, than the policy demands."""
+
+
+class ForbiddenLaunch(BadEvidence):
+    """The guest was launched in a way that the policy forbids: migration, a privilege level, a shared core."""
+
+
+class MissingCollateral(BadEvidence):
+    """Certificates or statements of the hardware's maker that are needed to judge the evidence are not at hand."""
+
+
 class WrongCommitment(BadEvidence):
     """Good evidence for something else than what was asked: an old answer replayed, or an altered one."""
 

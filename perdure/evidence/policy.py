@@ -2,7 +2,8 @@
 
 A policy is a set of facts that developers or the authority sign; never the host's to choose. It has one canonical
 JSON form, so it can be signed, compared and named by its digest. A root that it does not name does not exist, and a
-measurement counts only under the root that it names: a simulated root cannot vouch for a program on real hardware.
+measurement counts only under the root that it names: a simulated root cannot vouch for a program on real hardware,
+nor one maker's hardware for a program that is allowed on another's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from perdure.errors import Misuse
+from perdure.errors import Misuse, WrongMeasurement
+from perdure.evidence.limits import KINDS, Limits, limits_from_json
+from perdure.evidence.measurement import REGISTERS, Measurement
 from perdure.evidence.roots import BUILTIN_CERTIFICATES, Platform
 
 VERSION: Final = 1
@@ -24,7 +27,6 @@ DIGEST_TAG: Final = b"perdure/policy/1"
 SKEW_MS_DEFAULT: Final = 60_000
 SKEW_MS_MAX: Final = 3 * 60 * 60 * 1000  # the lifetime of a Nitro leaf: more would say nothing
 SEATS_MAX: Final = 16
-PCR_BYTES: Final = 48
 _KEYS: Final = {
     "version",
     "roots",
@@ -36,20 +38,25 @@ _KEYS: Final = {
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class TrustedRoot:
     """A trust anchor under the name that measurements and reports use for it; `certificate` is its DER.
 
-    Raises Misuse if the name is malformed, belongs to a built-in root of other contents, or the DER is no certificate.
+    `limits` are those of its platform (`perdure.evidence.limits.KINDS`); None for a platform that has none.
+    Raises Misuse if the name is malformed, belongs to a built-in root of other contents, the DER is no certificate or
+    the limits are another platform's.
     """
 
     name: str
     platform: Platform
     certificate: bytes
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise Misuse(f"A root's name is 1 to 64 characters of a-z, 0-9 and '-', not {self.name!r:.80}.")
+        if not isinstance(self.limits, KINDS.get(self.platform, type(None))):
+            raise Misuse(f"The root {self.name} must have the limits of platform {self.platform}; most have none.")
         if self.is_builtin and BUILTIN_CERTIFICATES[self.name] != (self.platform, self.certificate):
             raise Misuse(f"The root name {self.name} belongs to a built-in root; choose another name for this one.")
         try:
@@ -63,28 +70,11 @@ class TrustedRoot:
         return self.name in BUILTIN_CERTIFICATES
 
     @classmethod
-    def builtin(cls, name: str) -> TrustedRoot:
+    def builtin(cls, name: str, limits: Limits | None = None) -> TrustedRoot:
         """Return the root that this release knows as `name`; raise Misuse if it knows none."""
         if name not in BUILTIN_CERTIFICATES:
             raise Misuse(f"There is no built-in root {name!r:.80}; there are: {', '.join(BUILTIN_CERTIFICATES)}.")
-        return cls(name, *BUILTIN_CERTIFICATES[name])
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Measurement:
-    """One program that is allowed under the root named `root`: PCR0, 1 and 2, 48 bytes each.
-
-    All three, because PCRs hash contents joined without borders: one alone does not fix what lies in which part.
-    """
-
-    root: str
-    pcr0: bytes
-    pcr1: bytes
-    pcr2: bytes
-
-    def __post_init__(self) -> None:
-        if any(len(pcr) != PCR_BYTES for pcr in (self.pcr0, self.pcr1, self.pcr2)):
-            raise Misuse(f"A measurement has PCR0, PCR1 and PCR2 of {PCR_BYTES} bytes each.")
+        return cls(name, *BUILTIN_CERTIFICATES[name], limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +97,18 @@ class Policy:
         object.__setattr__(self, "roots", tuple(sorted(self.roots, key=lambda root: root.name)))
         object.__setattr__(self, "measurements", tuple(sorted(self.measurements)))
         names = {root.name for root in self.roots}
-        if len(names) != len(self.roots) or len({root.certificate for root in self.roots}) != len(self.roots):
-            raise Misuse("The policy names a root twice: each has one name and one certificate.")
+        # Enclaves and simulated ones write the same form: under one certificate nobody could tell them apart.
+        alike = {Platform.SIMULATED: Platform.NITRO}
+        anchors = {(alike.get(root.platform, root.platform), root.certificate) for root in self.roots}
+        if len(names) != len(self.roots) or len(anchors) != len(self.roots):
+            raise Misuse("The policy names a root twice: each has one name and, for its platform, one certificate.")
         if len(set(self.measurements)) != len(self.measurements):
             raise Misuse("The policy lists a measurement twice.")
         if strangers := sorted({measurement.root for measurement in self.measurements} - names):
             raise Misuse(f"The policy has a measurement under root {strangers[0]!r:.80}, which it does not name.")
+        platforms = {root.name: root.platform for root in self.roots}
+        for measurement in self.measurements:
+            measurement.require_registers(platforms[measurement.root])
         if type(self.skew_ms_max) is not int or not 1 <= self.skew_ms_max <= SKEW_MS_MAX:
             raise Misuse(f"The policy's skew_ms_max is a whole number from 1 to {SKEW_MS_MAX}.")
         for name, seats in (
@@ -122,16 +118,35 @@ class Policy:
             if seats is not None and (type(seats) is not int or not 1 <= seats <= SEATS_MAX):
                 raise Misuse(f"The policy's {name} is a whole number from 1 to {SEATS_MAX}, or null for n - k.")
 
-    def root_of(self, certificate: bytes) -> TrustedRoot | None:
-        """Return the trusted root that has this very DER, or None."""
-        return next((root for root in self.roots if root.certificate == certificate), None)
+    def root_of(self, certificate: bytes, *platforms: Platform) -> TrustedRoot | None:
+        """Return the trusted root of one of these platforms that has this very DER, or None."""
+        fitting = (root for root in self.roots if root.certificate == certificate and root.platform in platforms)
+        return next(fitting, None)
+
+    def require_measurement(self, root: TrustedRoot, found: Mapping[str, bytes]) -> None:
+        """Return if a program with these registers is allowed under `root`; raise WrongMeasurement otherwise."""
+        allowed = [measurement for measurement in self.measurements if measurement.root == root.name]
+        if any(measurement.fits(found) for measurement in allowed):
+            return
+        needed = REGISTERS[root.platform].required
+        shown = next((name for name in needed if name in found), "none")
+        pairs = {pair for one in allowed for pair in one.registers if pair[0] in needed}
+        partly = {name for name, value in pairs if found.get(name) == value}
+        what = (
+            "an allowed program that was built for another authority, or with other contents "
+            f"(of its registers, these fit: {', '.join(sorted(partly))})"
+            if partly
+            else f"a program that the policy does not allow under root {root.name}"
+        )
+        raise WrongMeasurement(
+            f"The evidence is genuine but speaks for {what}; its {shown} is {found.get(shown, b'').hex()[:16]}..."
+        )
 
     def to_json(self) -> bytes:
         """Return the canonical form: ASCII JSON, keys and lists sorted, no spaces, lower-case hexadecimal."""
         value = {
             "measurements": [
-                {"root": m.root, "pcr0": m.pcr0.hex(), "pcr1": m.pcr1.hex(), "pcr2": m.pcr2.hex()}
-                for m in self.measurements
+                {"root": one.root, **{name: value.hex() for name, value in one.registers}} for one in self.measurements
             ],
             "roots": [_root_to_json(root) for root in self.roots],
             "seats_per_domain_max": self.seats_per_domain_max,
@@ -156,9 +171,12 @@ class Policy:
         policy = _keys(value, "policy", _KEYS)
         if type(policy["version"]) is not int or policy["version"] != VERSION:
             raise Misuse(f"The policy's version is {policy['version']!r:.40}; this release reads version {VERSION}.")
+        roots = tuple(_root_from_json(root, at) for root, at in _list(policy["roots"], "roots"))
+        platforms = {root.name: root.platform for root in roots}
+        items = _list(policy["measurements"], "measurements")
         return cls(
-            roots=tuple(_root_from_json(root, at) for root, at in _list(policy["roots"], "roots")),
-            measurements=tuple(_measurement(item, at) for item, at in _list(policy["measurements"], "measurements")),
+            roots=roots,
+            measurements=tuple(_measurement(item, at, platforms) for item, at in items),
             skew_ms_max=policy["skew_ms_max"],
             seats_per_root_max=policy["seats_per_root_max"],
             seats_per_domain_max=policy["seats_per_domain_max"],
@@ -202,8 +220,10 @@ def _hex(value: Mapping[str, Any], key: str, where: str, length: int | None = No
     return bytes.fromhex(text)
 
 
-def _root_to_json(root: TrustedRoot) -> dict[str, str]:
-    common = {"name": root.name, "platform": root.platform.value}
+def _root_to_json(root: TrustedRoot) -> dict[str, Any]:
+    common: dict[str, Any] = {"name": root.name, "platform": root.platform.value}
+    if root.limits is not None:
+        common["limits"] = root.limits.to_json()
     if root.is_builtin:
         return {**common, "kind": "builtin", "sha256": _fingerprint(root)}
     return {**common, "kind": "certificate", "certificate": root.certificate.hex()}
@@ -218,22 +238,35 @@ def _root_from_json(value: object, where: str) -> TrustedRoot:
     kind = value.get("kind") if isinstance(value, dict) else None
     if isinstance(value, dict) and kind not in ("builtin", "certificate"):
         raise Misuse(f"The policy's {where}.kind is neither 'builtin' nor 'certificate'.")
-    extra = "certificate" if kind == "certificate" else "sha256"
-    fields = _keys(value, where, {"name", "platform", "kind", extra})
-    platform, name = _text(fields, "platform", where), _text(fields, "name", where)
-    if platform not in {known.value for known in Platform}:
-        raise Misuse(f"The policy's {where}.platform {platform!r:.80} is not known to this release.")
+    extra = {"certificate" if kind == "certificate" else "sha256"}
+    has_limits = isinstance(value, dict) and value.get("platform") in tuple(KINDS)
+    fields = _keys(value, where, {"name", "platform", "kind", *extra, *({"limits"} if has_limits else set())})
+    text, name = _text(fields, "platform", where), _text(fields, "name", where)
+    if text not in {known.value for known in Platform}:
+        raise Misuse(f"The policy's {where}.platform {text!r:.80} is not known to this release.")
+    platform = Platform(text)
+    limits = limits_from_json(fields["limits"], platform) if has_limits else None
     if kind == "certificate":
-        return TrustedRoot(name, Platform(platform), _hex(fields, "certificate", where))
-    root = TrustedRoot.builtin(name)
+        return TrustedRoot(name, platform, _hex(fields, "certificate", where), limits)
+    if name in BUILTIN_CERTIFICATES and BUILTIN_CERTIFICATES[name][0] is not platform:
+        known = BUILTIN_CERTIFICATES[name][0]
+        raise Misuse(f"The policy's {where}.platform is {text!r}, but {name} is of platform {known}.")
+    root = TrustedRoot.builtin(name, limits)
     if _hex(fields, "sha256", where, 32).hex() != _fingerprint(root):
         raise Misuse(f"The policy's {where}.sha256 is not the fingerprint of what this release knows as {name}.")
-    if root.platform.value != platform:
-        raise Misuse(f"The policy's {where}.platform is {platform!r}, but {name} is of platform {root.platform.value}.")
     return root
 
 
-def _measurement(value: object, where: str) -> Measurement:
-    fields = _keys(value, where, {"root", "pcr0", "pcr1", "pcr2"})
-    pcrs = (_hex(fields, key, where, PCR_BYTES) for key in ("pcr0", "pcr1", "pcr2"))
-    return Measurement(_text(fields, "root", where), *pcrs)
+def _measurement(value: object, where: str, platforms: Mapping[str, Platform]) -> Measurement:
+    if not isinstance(value, dict):
+        raise Misuse(f"The policy's {where} is not an object.")
+    root = value.get("root")
+    if "root" not in value:
+        raise Misuse(f"The policy's {where} lacks the key 'root'.")
+    if not isinstance(root, str) or root not in platforms:
+        raise Misuse(f"The policy's {where} is under root {root!r:.80}, which the policy does not name.")
+    registers = REGISTERS[platforms[root]]
+    listed = {name for name in registers.optional if name in value}
+    fields = _keys(value, where, {"root", *registers.required, *listed})
+    names = (*registers.required, *sorted(listed))
+    return Measurement.of(root, {name: _hex(fields, name, where, registers.lengths[name]) for name in names})

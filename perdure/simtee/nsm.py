@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from perdure.errors import MalformedEvidence
-from perdure.evidence import cbor, cose
+from perdure.evidence.nitro import cbor, cose
 from perdure.simtee.pki import Draw, Leaf, LeafChain, SimulatedRoot
 
 REQUEST_BYTES_MAX: Final = 4096

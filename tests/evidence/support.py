@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
-from perdure.evidence import cose
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.evidence.limits import Limits, SnpLimits, Tcb, TdxLimits
+from perdure.evidence.measurement import REGISTERS, Measurement
+from perdure.evidence.nitro import cose
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.simtee.nsm import SimulatedNsm, new_module_id
 from perdure.simtee.pki import Leaf, LeafChain, SimulatedRoot
@@ -55,8 +57,30 @@ ROOT = SimulatedRoot.create(seeded("root"))
 MODULE_ID = new_module_id(INSTANCE_ID, NOW_MS - 60_000, seeded("module"))
 POLICY = Policy(
     roots=(TrustedRoot("simulated", Platform.SIMULATED, ROOT.der),),
-    measurements=(Measurement("simulated", PCRS[0], PCRS[1], PCRS[2]),),
+    measurements=(Measurement.enclave("simulated", PCRS[0], PCRS[1], PCRS[2]),),
 )
+
+LIMITS = {
+    Platform.SEV_SNP: SnpLimits(Tcb(bootloader=4, tee=0, snp=24, microcode=219)),
+    Platform.TDX: TdxLimits(),
+}
+"""Of each platform whose roots have some."""
+
+
+def root_of(platform: Platform, name: str, certificate: bytes = ROOT.der, limits: Limits | None = None) -> TrustedRoot:
+    """A root of any platform, with some limits where it needs them."""
+    return TrustedRoot(name, platform, certificate, limits or LIMITS.get(platform))
+
+
+def registers_of(platform: Platform, *optional: str) -> dict[str, bytes]:
+    """What a measurement on this platform must have, and these registers; all differ, and from PCRS."""
+    names = (*REGISTERS[platform].required, *optional)
+    return {name: bytes([at]) * REGISTERS[platform].lengths[name] for at, name in enumerate(names, 0x21)}
+
+
+def trusting(platform: Platform, certificate: bytes) -> Policy:
+    """A policy whose one root is this, and which allows one program under it."""
+    return Policy((root_of(platform, "only", certificate),), (Measurement.of("only", registers_of(platform)),))
 
 
 def nsm(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.disk.nsm import NsmSocket, document_of
-from perdure.evidence import cose
+from perdure.evidence.nitro import cose
 from perdure.simtee.nsm import SimulatedNsm, new_module_id, pcr4
 from perdure.simtee.pki import SimulatedRoot
 

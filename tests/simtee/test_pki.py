@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 
 from perdure.errors import Misuse
-from perdure.evidence import chain
+from perdure.evidence.nitro import chain
 from perdure.simtee import pki
 from perdure.simtee.pki import LeafChain, SimulatedRoot
 

@@ -1,4 +1,4 @@
-"""The verifier of AWS Nitro Enclaves attestation documents; the simulated platform's have the same form.
+"""The verifier of AWS's attestation documents: Nitro Enclaves', the simulated platform's in the same form, NitroTPMs'.
 
 Trusts the policy, the time it is given, and nothing else. Refuses everything that is not, byte for byte, a document
 signed by hardware under a root that the policy names, made about now, by a program that it allows, outside of debug
@@ -11,19 +11,17 @@ documents, so freshness comes from the report data alone: compare it with `expec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from perdure.errors import BadEvidence, DebugMode, ExpiredEvidence, UntrustedRoot, WrongMeasurement
-from perdure.evidence import chain, cose, document
-from perdure.evidence.chain import ChainCache, VerifiedPath
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.errors import DebugMode, ExpiredEvidence, UntrustedRoot
+from perdure.evidence.nitro import chain, cose, document
+from perdure.evidence.nitro.chain import ChainCache, VerifiedPath
+from perdure.evidence.nitro.document import Kind, Payload
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
-from perdure.evidence.verified import EnclavePcrs, VerifiedEvidence, expect_report_data
+from perdure.evidence.verified import VerifiedEvidence
 
-__all__ = ["ChainCache", "EnclavePcrs", "VerifiedEvidence", "document_time_ms", "expect_report_data", "verify"]
-
-_PLATFORMS: Final = (Platform.NITRO, Platform.SIMULATED)
+_PLATFORMS: Final = {Kind.ENCLAVE: (Platform.NITRO, Platform.SIMULATED), Kind.NITROTPM: (Platform.NITROTPM,)}
 _ZEROS: Final = bytes(document.PCR_BYTES)
 
 
@@ -39,24 +37,25 @@ def verify(evidence: bytes, *, policy: Policy, at_ms: int, chains: ChainCache | 
     ExpiredEvidence (the document's own time), DebugMode, WrongMeasurement. Nothing else, whatever the bytes.
     """
     message = cose.split(evidence)  # 1: COSE_Sign1, ES384
-    payload = document.parse(message.payload)  # 2: all fields; 7: an enclave's document
-    root = _trusted_root(payload.cabundle[0], policy)  # 3: the pinned root, byte for byte
+    payload = document.parse(message.payload)  # 2: all fields; 7: of an enclave or of a NitroTPM, never in between
+    root = _trusted_root(payload, policy)  # 3: the pinned root, byte for byte
     certificates = (*payload.cabundle, payload.certificate)
     path = chain.verify_path(certificates) if chains is None else chains.verify(certificates)  # 4: the path ...
     _check_path_time(path, at_ms)  # ... at the time asked about
     message.verify(path.key)  # 5: the leaf signed these bytes
     _check_document_time(payload.time_ms, path, policy.skew_ms_max, at_ms)  # 6
-    _check_measurement(payload.pcrs, root, policy)  # 8
+    found = {f"pcr{index}": pcr for index, pcr in sorted(payload.pcrs.items())}
+    _check_debug(payload)  # 8: no program's zeros, whatever the policy lists ...
+    policy.require_measurement(root, found)  # ... and a program that it allows
     return VerifiedEvidence(
         platform=root.platform,
         root=root.name,
-        measurement=EnclavePcrs(
-            payload.pcrs[0], payload.pcrs[1], payload.pcrs[2], payload.pcrs.get(4), payload.pcrs.get(8)
-        ),
+        measurement=found,
         report_data=payload.user_data,
         module_id=payload.module_id,
+        host=payload.module_id.rpartition("-")[0],
         time_ms=payload.time_ms,
-        leaf_not_after_ms=path.leaf_not_after_ms,
+        not_after_ms=path.not_after_ms,
     )
 
 
@@ -68,9 +67,10 @@ def document_time_ms(evidence: bytes) -> int:
     return document.parse(cose.split(evidence).payload).time_ms
 
 
-def _trusted_root(certificate: bytes, policy: Policy) -> TrustedRoot:
-    root = policy.root_of(certificate)
-    if root is None or root.platform not in _PLATFORMS:
+def _trusted_root(payload: Payload, policy: Policy) -> TrustedRoot:
+    """Which profile holds is the policy's choice: a root that it trusts with enclaves vouches for no NitroTPM."""
+    root = policy.root_of(payload.cabundle[0], *_PLATFORMS[payload.kind])
+    if root is None:
         raise UntrustedRoot(
             "The evidence comes from hardware, or a simulation, whose root certificate the policy does not name; "
             "nothing it says is used."
@@ -99,18 +99,9 @@ def _check_document_time(time_ms: int, path: VerifiedPath, skew_ms_max: int, at_
         )
 
 
-def _check_measurement(pcrs: Mapping[int, bytes], root: TrustedRoot, policy: Policy) -> None:
-    if _ZEROS in (pcrs[0], pcrs[1], pcrs[2]):
-        # Nitro zeroes them in debug mode, and signs all the same. Refused even if a policy lists zeros.
+def _check_debug(payload: Payload) -> None:
+    """Nitro zeroes them in debug mode, and signs all the same. Refused even if a policy lists zeros."""
+    if payload.kind is Kind.ENCLAVE and _ZEROS in (payload.pcrs[0], payload.pcrs[1], payload.pcrs[2]):
         raise DebugMode("The enclave runs in debug mode, so its host can read its memory; start it without debugging.")
-    if Measurement(root.name, pcrs[0], pcrs[1], pcrs[2]) not in policy.measurements:
-        raise _wrong_measurement(pcrs, root, policy)
-
-
-def _wrong_measurement(pcrs: Mapping[int, bytes], root: TrustedRoot, policy: Policy) -> BadEvidence:
-    allowed = [measurement for measurement in policy.measurements if measurement.root == root.name]
-    if any(measurement.pcr1 == pcrs[1] for measurement in allowed):
-        what = "an allowed program that was built for another authority or with other contents"
-    else:
-        what = f"a program that the policy does not allow under root {root.name}"
-    return WrongMeasurement(f"The evidence is genuine but speaks for {what} (PCR0 {pcrs[0].hex()[:16]}...).")
+    if payload.kind is Kind.NITROTPM and payload.pcrs[4] == _ZEROS:
+        raise DebugMode("The machine's firmware measured no boot image: anything may be running there.")
