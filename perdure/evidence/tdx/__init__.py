@@ -1,0 +1,1 @@
+"""Intel TDX: quotes, the certificates and statements behind them, and their verifier."""
