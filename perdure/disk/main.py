@@ -14,8 +14,7 @@ from pathlib import Path
 
 from perdure.disk.address import listen
 from perdure.disk.core import DiskCore
-from perdure.disk.nsm import NsmSocket
-from perdure.disk.serve import Server
+from perdure.disk.serve import Platform, Server
 from perdure.disk.wire import DISK_SECTOR_BYTES
 
 SIZE_BYTES_MAX = 0xFFFFFFFF * DISK_SECTOR_BYTES  # a command counts disk sectors in 32 bits
@@ -26,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="perdure-disk", description="Lend this machine's memory as one disk.")
     parser.add_argument("--listen", required=True, metavar="ADDRESS")
     parser.add_argument("--size-bytes", required=True, type=int, metavar="N")
-    parser.add_argument("--evidence-fd", required=True, type=int, metavar="FD")
+    parser.add_argument("--evidence", required=True, metavar="KIND:WHERE")
     parser.add_argument("--authority", required=True, type=Path, metavar="FILE")
     options = parser.parse_args()
     if not 0 < options.size_bytes <= SIZE_BYTES_MAX or options.size_bytes % DISK_SECTOR_BYTES:
@@ -36,7 +35,7 @@ def main() -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
         memory = memoryview(mmap.mmap(-1, options.size_bytes, flags))
         core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
-        platform = NsmSocket(options.evidence_fd)
+        platform = evidence(options.evidence)
         listener, address = listen(options.listen)
     except (OSError, ValueError) as error:
         sys.exit(f"the disk cannot start: {error}")
@@ -44,3 +43,24 @@ def main() -> None:
     print("listening", address, flush=True)
     while True:
         server.step()
+
+
+def evidence(where: str) -> Platform:
+    """The door to the platform's evidence: `nsm:PATH`, `tsm:PATH`, `tpm:PATH`, or one of a simulated platform by FD.
+
+    Each is a module of its own that only its platform's image contains.
+    """
+    kind, _, place = where.partition(":")
+    if kind in ("nsm", "nsm-socket"):
+        from perdure.disk import nsm  # noqa: PLC0415
+
+        return nsm.NsmDevice(place) if kind == "nsm" else nsm.NsmSocket(int(place))
+    if kind == "tsm":
+        from perdure.disk.tsm import TsmReports  # noqa: PLC0415
+
+        return TsmReports(place)
+    if kind in ("tpm", "tpm-fd"):
+        from perdure.disk.tpm import Tpm  # noqa: PLC0415
+
+        return Tpm(os.open(place, os.O_RDWR | os.O_CLOEXEC) if kind == "tpm" else int(place))
+    raise ValueError(f"no platform is called {kind!r:.40}")

@@ -54,7 +54,7 @@ def process(tmp_path: Path, authority: Path) -> Iterator[tuple[subprocess.Popen[
     platform, disk = socket.socketpair()
     Thread(target=serve_evidence, args=(platform,), daemon=True).start()
     arguments = ["--listen", "tcp:127.0.0.1:0", "--size-bytes", str(SIZE_BYTES)]
-    arguments += ["--evidence-fd", str(disk.fileno()), "--authority", str(authority)]
+    arguments += ["--evidence", f"nsm-socket:{disk.fileno()}", "--authority", str(authority)]
     command = [sys.executable, "-I", "-c", START, *arguments]
     with disk, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=[disk.fileno()]) as started:
         try:
@@ -170,7 +170,7 @@ def test_main_serves_until_it_is_ended(
     monkeypatch.setattr("builtins.print", lambda *_, **__: Thread(target=ask).start())  # it listens when it prints
     platform, disk = socket.socketpair()
     Thread(target=serve_evidence, args=(platform,), daemon=True).start()
-    options = {"--listen": unix_address(tmp_path), "--size-bytes": "128", "--evidence-fd": str(disk.fileno())}
+    options = {"--listen": unix_address(tmp_path), "--size-bytes": "128", "--evidence": f"nsm-socket:{disk.fileno()}"}
     arguments = [word for option in options.items() for word in option]
     with disk, pytest.raises(Enough):
         run_main(monkeypatch, *arguments, "--authority", str(authority))
@@ -182,7 +182,7 @@ def test_main_serves_until_it_is_ended(
 @pytest.mark.parametrize("size_bytes", [0, -64, 1, 63, 65, (1 << 32) * 64])
 def test_a_size_that_no_disk_can_have_is_refused(size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above 2^32 - 1 disk sectors, the size itself would not fit a reply."""
-    others = ["--listen", "tcp:127.0.0.1:0", "--evidence-fd", "0", "--authority", "/dev/null"]
+    others = ["--listen", "tcp:127.0.0.1:0", "--evidence", "nsm-socket:0", "--authority", "/dev/null"]
     with pytest.raises(SystemExit, match="size must be a multiple of 64 bytes up to 274877906880: "):
         run_main(monkeypatch, "--size-bytes", str(size_bytes), *others)
 
@@ -190,7 +190,7 @@ def test_a_size_that_no_disk_can_have_is_refused(size_bytes: int, monkeypatch: p
 def test_memory_that_is_not_there_is_told_at_the_start(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest size is legal, and more than this process may map."""
     usual = resource.getrlimit(resource.RLIMIT_AS)
-    options = ["--listen", "tcp:127.0.0.1:0", "--evidence-fd", "0", "--authority", str(authority)]
+    options = ["--listen", "tcp:127.0.0.1:0", "--evidence", "nsm-socket:0", "--authority", str(authority)]
     resource.setrlimit(resource.RLIMIT_AS, (3 << 30, usual[1]))
     try:
         with pytest.raises(SystemExit, match=r"the disk cannot start: .*Cannot allocate memory"):
@@ -199,11 +199,11 @@ def test_memory_that_is_not_there_is_told_at_the_start(authority: Path, monkeypa
         resource.setrlimit(resource.RLIMIT_AS, usual)
 
 
-@pytest.mark.parametrize("missing", ["--listen", "--size-bytes", "--evidence-fd", "--authority"])
+@pytest.mark.parametrize("missing", ["--listen", "--size-bytes", "--evidence", "--authority"])
 def test_every_option_must_be_given(
     missing: str, authority: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"--listen": "nowhere", "--size-bytes": "64", "--evidence-fd": "0", "--authority": str(authority)}
+    options = {"--listen": "nowhere", "--size-bytes": "64", "--evidence": "nsm-socket:0", "--authority": str(authority)}
     del options[missing]
     with pytest.raises(SystemExit):
         run_main(monkeypatch, *[word for pair in options.items() for word in pair])
@@ -217,7 +217,13 @@ def test_every_option_must_be_given(
         ("--listen", "unix:/nonexistent/folder/disk", "No such file"),
         ("--authority", "/nonexistent/key", "No such file"),
         ("--authority", "/dev/null", "public key could not be parsed"),
-        ("--evidence-fd", "99999", "Bad file descriptor"),
+        ("--evidence", "nsm-socket:99999", "Bad file descriptor"),
+        ("--evidence", "nsm:/nowhere/nsm", "No such file or directory"),
+        ("--evidence", "tsm:/nowhere/report", "No such file or directory"),
+        ("--evidence", "tpm:/nowhere/tpm", "No such file or directory"),
+        ("--evidence", "tpm-fd:99999", "Bad file descriptor"),
+        ("--evidence", "nsm-socket:x", "invalid literal"),
+        ("--evidence", "sgx:/dev/sgx", "no platform is called 'sgx'"),
     ],
 )
 def test_what_keeps_the_disk_from_starting_is_told_in_one_line(
@@ -225,6 +231,6 @@ def test_what_keeps_the_disk_from_starting_is_told_in_one_line(
 ) -> None:
     options = {"--listen": "tcp:127.0.0.1:0", "--size-bytes": "64", "--authority": str(authority)}
     with open(os.devnull, "rb") as device:
-        options |= {"--evidence-fd": str(device.fileno()), option: value}
+        options |= {"--evidence": f"nsm-socket:{device.fileno()}", option: value}
         with pytest.raises(SystemExit, match=f"the disk cannot start: .*{message}"):
             run_main(monkeypatch, *[word for pair in options.items() for word in pair])
