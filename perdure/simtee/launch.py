@@ -1,21 +1,23 @@
-"""The simulated hypervisor: takes an image, measures it, runs its program, and answers its evidence requests.
+"""The simulated hypervisor: takes an image, measures it, runs its program, and gives it a door to evidence.
 
 What it stands for: PCRs come from the image's bytes and nothing else; only the image's files run, not the files of the
 installation that launches it; the program gets its arguments from the host and evidence from here. What it does not:
 isolation. The program runs as an ordinary process, with this machine's interpreter and libraries.
 
-The program is started as `python DIRECTORY --listen ADDRESS --size-bytes N --evidence-fd FD --authority FILE`. It
+The program is started as `python DIRECTORY --listen ADDRESS --size-bytes N --evidence SPEC --authority FILE`. It
 dies with this process, however that ends; this process ends with it. If this process is killed, the directory with the
-unpacked image, which holds nothing secret, stays behind.
+unpacked image, and a TPM's with its state, stay behind; they protect nothing.
 
-Frames on the evidence socket, both ways: u32 big-endian length, then CBOR; at most 4,096 bytes there, 12,288 back.
+There are two platforms. `simulated` stands for Nitro, SPEC is `nsm-socket:FD`, and this process answers as the module;
+frames on that socket, both ways: u32 big-endian length, then CBOR; at most 4,096 bytes there, 12,288 back. `tpm` stands
+for a machine whose firmware measures what it boots (`perdure.simtee.tpm`), SPEC is `tpm-fd:FD`, and a software TPM
+answers commands on that socket.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import re
 import secrets
@@ -27,17 +29,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from perdure.errors import Misuse, PerdureError
+from perdure.evidence.roots import Platform
 from perdure.image import build, cpio, eif
 from perdure.simtee.nsm import REQUEST_BYTES_MAX, SimulatedNsm, new_module_id
 from perdure.simtee.pki import SimulatedRoot
+from perdure.simtee.process import die_with
+from perdure.simtee.tpm import SimulatedTpm, TpmRoot
 
+PLATFORMS: Final = (Platform.SIMULATED, Platform.TPM)
 STOP_SECONDS_MAX: Final = 5
-_PR_SET_PDEATHSIG: Final = 1
 _INSTANCE_ID: Final = re.compile(r"i-[0-9a-f]{17}")
 # As `python -I DIRECTORY`: no environment, no user's packages, no current directory. Besides without `site`, because
 # an editable installation's .pth file hooks in a finder that would supply modules which the image lacks.
@@ -45,7 +51,6 @@ _BOOT: Final = (
     "import os, runpy, sys; sys.path += sys.argv.pop(1).split(os.pathsep); "
     "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 )
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run(
@@ -54,6 +59,7 @@ def run(
     root_directory: Path,
     listen: str,
     size_bytes: int,
+    platform: Platform = Platform.SIMULATED,
     evidence_latency_ms: float = 0,
     ready_fd: int | None = None,
     instance_id: str | None = None,
@@ -63,29 +69,43 @@ def run(
     That is 0 after such a signal, the program's own status, or 128 + N if signal N killed it. `evidence_latency_ms` is
     added to every evidence request, one after another, as the real device has one lock. `ready_fd` receives what the
     program prints, by default this process's standard output. Two launches with one `instance_id` seem to be on one
-    host. Must be called in the main thread. Raises Misuse if the image is not one for this platform.
+    host. A TPM takes the time it takes and names no host, so neither can be given for it. Must be called in the main
+    thread. Raises Misuse if the image is not one for these platforms, or the platform cannot do what is asked.
     """
     parts = eif.parse(image)
     if parts.kernel != build.SIMULATED_KERNEL or parts.signature is not None:
         raise Misuse("The image is not an unsigned one for the simulated platform; build one with `build_simulated`.")
-    nsm = _launched_nsm(parts, root_directory, instance_id)
+    if platform not in PLATFORMS:
+        raise Misuse(f"There is no simulated platform {platform!r:.40}; there are {' and '.join(PLATFORMS)}.")
+    if platform is Platform.TPM and (evidence_latency_ms or instance_id is not None):
+        raise Misuse("A simulated TPM has no evidence latency and no instance id that could be chosen.")
     with _Stopper() as stopper, tempfile.TemporaryDirectory(prefix="perdure-simtee-") as directory:  # 0700
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                _unpack(parts, Path(directory))
-                options = ["--listen", listen, "--size-bytes", str(size_bytes)]
-                child = _start(Path(directory), options, theirs.fileno(), ready_fd)
-            try:
-                stopper.watch(child)
-                _serve(ours, nsm, evidence_latency_ms / 1000)
-                child.wait()
-            finally:
-                child.kill()  # does nothing if it has ended
-                child.wait()
+        _unpack(parts, Path(directory))
+        start = partial(_start, Path(directory), ["--listen", listen, "--size-bytes", str(size_bytes)], ready_fd)
+        if platform is Platform.TPM:
+            with SimulatedTpm(TpmRoot.load_or_create(root_directory), parts) as tpm:
+                status = _outlast(start("tpm-fd", tpm.fileno()), stopper)
+        else:
+            nsm = _launched_nsm(parts, root_directory, instance_id)
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs:  # the child has it now: when it closes it, or ends, the serving ends
+                    child = start("nsm-socket", theirs.fileno())
+                status = _outlast(child, stopper, lambda: _serve(ours, nsm, evidence_latency_ms / 1000))
     if stopper.is_stopping:
         return 0
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+    return status if status >= 0 else 128 - status
+
+
+def _outlast(child: subprocess.Popen[bytes], stopper: _Stopper, serve: Callable[[], None] = lambda: None) -> int:
+    """Serve the child, then wait for its end; return its status. It has ended when this returns or raises."""
+    try:
+        stopper.watch(child)
+        serve()
+        return child.wait()
+    finally:
+        child.kill()  # does nothing if it has ended
+        child.wait()
 
 
 def _launched_nsm(parts: eif.Eif, root_directory: Path, instance_id: str | None) -> SimulatedNsm:
@@ -110,10 +130,10 @@ def _unpack(parts: eif.Eif, directory: Path) -> None:
             path.write_bytes(contents)
 
 
-def _start(directory: Path, options: list[str], fd: int, stdout: int | None) -> subprocess.Popen[bytes]:
+def _start(directory: Path, options: list[str], stdout: int | None, kind: str, fd: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I", "-S", "-B", "-c", _BOOT, os.pathsep.join(site.getsitepackages()), str(directory)]
     command += options
-    command += ["--evidence-fd", str(fd), "--authority", str(directory / build.AUTHORITY_FILE)]
+    command += ["--evidence", f"{kind}:{fd}", "--authority", str(directory / build.AUTHORITY_FILE)]
     return subprocess.Popen(  # noqa: S603  (running the image is the purpose)
         command,
         stdin=subprocess.DEVNULL,
@@ -121,18 +141,8 @@ def _start(directory: Path, options: list[str], fd: int, stdout: int | None) -> 
         pass_fds=(fd,),
         env={"PATH": os.defpath},
         start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, which then ends the program
-        preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509  (this process has one thread)
+        preexec_fn=die_with(os.getpid()),  # noqa: PLW1509  (this process has one thread)
     )
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """For the child, before it executes: be killed when the launching thread dies, or at once if it is dead already."""
-
-    def prepare() -> None:
-        if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0 or os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
 
 
 class _Stopper:
@@ -187,6 +197,7 @@ def main() -> None:
     parser.add_argument("--root-directory", required=True, type=Path, metavar="DIRECTORY")
     parser.add_argument("--listen", required=True, metavar="ADDRESS")
     parser.add_argument("--size-bytes", required=True, type=int, metavar="N")
+    parser.add_argument("--platform", choices=[str(one) for one in PLATFORMS], default=str(Platform.SIMULATED))
     parser.add_argument("--evidence-latency-ms", type=float, default=0.0, metavar="MS")
     parser.add_argument("--instance-id", metavar="ID", help="the host it seems to run on (default: one of its own)")
     options = parser.parse_args()
@@ -196,6 +207,7 @@ def main() -> None:
             root_directory=options.root_directory,
             listen=options.listen,
             size_bytes=options.size_bytes,
+            platform=Platform(options.platform),
             evidence_latency_ms=options.evidence_latency_ms,
             instance_id=options.instance_id,
         )

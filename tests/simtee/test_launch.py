@@ -19,10 +19,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perdure.errors import Misuse
-from perdure.evidence import nitro
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.errors import Misuse, WrongMeasurement
+from perdure.evidence.measurement import Measurement
+from perdure.evidence.nitro import verifier as nitro
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
+from perdure.evidence.verified import expect_report_data
 from perdure.image import build, eif
 from perdure.simtee import launch, nsm
 from perdure.simtee.pki import SimulatedRoot
@@ -34,10 +36,13 @@ REPORTER = """
 import importlib.util, json, os, signal, sys
 import perdure
 from perdure.disk.nsm import NsmSocket
+from perdure.disk.tpm import Tpm
 
 def main():
     options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    door = NsmSocket(int(options["--evidence-fd"]))
+    kind, _, fd = options["--evidence"].partition(":")
+    fd = int(fd)
+    door = {"nsm-socket": NsmSocket, "tpm-fd": Tpm}[kind](fd)
     report = {
         "pid": os.getpid(),
         "argv": sys.argv[1:],
@@ -55,15 +60,15 @@ def main():
     if what == "polite":
         signal.signal(signal.SIGTERM, lambda *_: (print("goodbye", flush=True), os._exit(3)))
     if what == "rude":
-        os.write(int(options["--evidence-fd"]), b"\\xff" * 4)
-        report["rude"] = os.read(int(options["--evidence-fd"]), 1).hex()
+        os.write(fd, b"\\xff" * 4)
+        report["rude"] = os.read(fd, 1).hex()
     print(json.dumps(report), flush=True)
     if what.startswith("exit:"):
         return int(what[5:])
     if what == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "close":
-        os.close(int(options["--evidence-fd"]))
+        os.close(fd)
         door = None
         print("closed", flush=True)
     while True:
@@ -73,7 +78,7 @@ def main():
 
 def program(main: str = REPORTER) -> dict[str, bytes]:
     files = build.program_files()
-    names = ("__main__.py", "perdure/disk/__init__.py", "perdure/disk/nsm.py")
+    names = ("__main__.py", "perdure/disk/__init__.py", "perdure/disk/nsm.py", "perdure/disk/tpm.py")
     return {name: files[name] for name in names} | {
         "perdure/__init__.py": b"MARKER = 'the image'\n",
         "perdure/disk/main.py": main.encode(),
@@ -142,7 +147,7 @@ def left_over(tmp_path: Path) -> list[str]:
 def policy(tmp_path: Path, image: bytes = IMAGE) -> Policy:
     root = SimulatedRoot.load_or_create(tmp_path / "root")
     pcrs = eif.measure(eif.parse(image))
-    allowed = Measurement("simulated", pcrs.pcr0, pcrs.pcr1, pcrs.pcr2)
+    allowed = Measurement.enclave("simulated", pcrs.pcr0, pcrs.pcr1, pcrs.pcr2)
     return Policy((TrustedRoot("simulated", Platform.SIMULATED, root.der),), (allowed,))
 
 
@@ -160,7 +165,7 @@ def test_the_images_program_runs_and_not_the_one_that_is_installed(tmp_path):
     assert said["authority"] == AUTHORITY.hex()
     assert set(said["environment"]) <= {"PATH", "LC_CTYPE"}
     argv = dict(zip(said["argv"][::2], said["argv"][1::2], strict=True))
-    assert argv.keys() == {"--listen", "--size-bytes", "--evidence-fd", "--authority"}
+    assert argv.keys() == {"--listen", "--size-bytes", "--evidence", "--authority"}
     assert (argv["--listen"], argv["--size-bytes"]) == ("wait", "65536")
 
 
@@ -170,9 +175,9 @@ def test_the_evidence_is_of_the_images_measurement_and_verifies(tmp_path):
     chains = nitro.ChainCache()
     for number, document in enumerate(documents):
         verified = nitro.verify(document, policy=policy(tmp_path), at_ms=now_ms(), chains=chains)
-        nitro.expect_report_data(verified, bytes([number]) * 64)
+        expect_report_data(verified, bytes([number]) * 64)
         assert verified.module_id.startswith(f"{INSTANCE_ID}-enc")
-        assert verified.measurement.pcr4 == nsm.pcr4(verified.module_id)
+        assert verified.measurement["pcr4"] == nsm.pcr4(verified.module_id)
     assert len(chains) == 1
 
 
@@ -180,7 +185,7 @@ def test_another_image_is_another_measurement(tmp_path):
     other = build.build_simulated(AUTHORITY, program(REPORTER + "\n# changed\n"))
     with launched(tmp_path, "wait", image=other) as launcher:
         document = bytes.fromhex(report(launcher)["documents"][0])
-    with pytest.raises(nitro.WrongMeasurement):
+    with pytest.raises(WrongMeasurement):
         nitro.verify(document, policy=policy(tmp_path), at_ms=now_ms())
     assert nitro.verify(document, policy=policy(tmp_path, other), at_ms=now_ms())
 
@@ -190,7 +195,7 @@ def test_two_launches_are_two_instances_under_one_root(tmp_path):
         documents = [bytes.fromhex(report(launcher)["documents"][0]) for launcher in (one, other)]
     found = [nitro.verify(document, policy=policy(tmp_path), at_ms=now_ms()) for document in documents]
     assert found[0].module_id != found[1].module_id
-    assert found[0].measurement.pcr4 != found[1].measurement.pcr4
+    assert found[0].measurement["pcr4"] != found[1].measurement["pcr4"]
 
 
 @pytest.mark.parametrize(("listen", "status"), [("exit:0", 0), ("exit:7", 7), ("crash", 128 + signal.SIGKILL)])
