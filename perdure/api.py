@@ -32,6 +32,7 @@ from perdure.array.session import Greeting, Health, Session
 from perdure.array.world import Opened, World, persistently
 from perdure.disk.wire import NO_EPOCH
 from perdure.errors import Misuse
+from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.policy import Policy
 from perdure.shell.channel import SocketChannel
 from perdure.shell.runtime import AsyncioRuntime
@@ -61,6 +62,8 @@ class Settings:
     attest_every_read: bool = False
     zones: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
+    collateral: Callable[[], Collateral] = lambda: NONE
+    """Gives what verifiers may need beside evidence; asked for each document, from several threads."""
 
     def __repr__(self) -> str:
         return f"Settings({len(self.addresses)} addresses, private key withheld)"
@@ -75,7 +78,7 @@ class Host:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime = AsyncioRuntime()
-        self.verifier = PolicyVerifier(settings.policy)
+        self.verifier = PolicyVerifier(settings.policy, settings.collateral)
         self.channels = [SocketChannel(address, settings.answer_ms_max) for address in settings.addresses]
         policy = settings.policy
         spread = Spread(policy.seats_per_root_max, policy.seats_per_domain_max, settings.zones)

@@ -39,7 +39,8 @@ class Spread:
         held: Counter[tuple[str, str]] = Counter()
         for address, attested in places:
             held["attestation root", attested.root] += 1
-            held["host", attested.module_id.partition("-enc")[0]] += 1
+            if attested.host is not None:  # else only the operator's word for the place is left
+                held["host", attested.host] += 1
             if address in self.zones:
                 held["domain", self.zones[address]] += 1
         for (kind, name), count in held.items():

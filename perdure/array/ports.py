@@ -6,7 +6,7 @@ Contract for all: an awaitable resumes in the order in which its cause happened;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -104,5 +104,13 @@ class Attested(Protocol):
         """The platform's own name for this launch of this machine."""
 
     @property
-    def time_ms(self) -> int:
-        """When the platform says the document was made, Unix milliseconds."""
+    def host(self) -> str | None:
+        """The machine, as far as the platform tells."""
+
+    @property
+    def measurement(self) -> Mapping[str, bytes]:
+        """The registers that say what runs there."""
+
+    @property
+    def time_ms(self) -> int | None:
+        """When the platform says the document was made, Unix milliseconds; None where it says nothing of that."""

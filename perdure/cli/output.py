@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import click
@@ -16,6 +16,8 @@ from rich.console import Console
 from perdure.cli import scan
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus
 
+_TELLING: Final = ("measurement", "mrtd", "pcr0", "pcr4")
+_MEASUREMENT_CHARS: Final = 12
 _DISK_LABEL_CHARS = 16
 
 
@@ -65,7 +67,7 @@ def status_text(status: ArrayStatus) -> str:
         "config:",
         "",
         f"        {'SEAT':4}  {'DISK':16}  {'STATE':10} {'READ':>5} {'WRITE':>5} {'CKSUM':>5}  {'EVIDENCE':12}  "
-        "ADDRESS",
+        f"{'PLATFORM':9}  {'MEASUREMENT':17}  ADDRESS",
         *(_disk_line(disk) for disk in status.disks),
         "",
         f" errors: {_errors(status)}",
@@ -89,7 +91,15 @@ def _disk_line(disk: DiskStatus) -> str:
         evidence = f"{disk.evidence_age_ms / 1000:.1f} s ago"
     counts = " ".join(f"{disk.errors[kind]:5}" for kind in ("read", "write", "checksum"))
     state = disk.state.upper()
-    return f"        {disk.seat:4}  {name:16}  {state:10} {counts}  {evidence:12}  {disk.address or '-'}"
+    runs = f"{disk.platform or '-':9}  {_measurement(disk):17}"
+    return f"        {disk.seat:4}  {name:16}  {state:10} {counts}  {evidence:12}  {runs}  {disk.address or '-'}"
+
+
+def _measurement(disk: DiskStatus) -> str:
+    """The register that tells most of what runs, and the start of its value; `--json` has all of all."""
+    found = disk.measurement or {}
+    names = [name for name in _TELLING if name in found]
+    return f"{names[0]} {found[names[0]][:_MEASUREMENT_CHARS]}" if names else "-"
 
 
 def _errors(status: ArrayStatus) -> str:

@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from perdure.array.commands import Authority
 from perdure.array.genesis import Genesis
 from perdure.errors import Misuse
@@ -130,6 +133,17 @@ def read_policy(path: Path) -> Policy:
         raise Misuse(
             f"In {path}: {error} Nothing was changed; bring back the file the array was created with."
         ) from None
+
+
+def read_certificate(path: Path) -> bytes:
+    """The DER of the certificate (DER or PEM) in the file. Raises Misuse."""
+    data = read_bounded(path, "certificate")
+    try:
+        is_pem = data.lstrip().startswith(b"-----BEGIN")
+        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
+    except ValueError:
+        raise Misuse(f"{path} is not an X.509 certificate, neither DER nor PEM; nothing was changed.") from None
+    return certificate.public_bytes(Encoding.DER)
 
 
 # The record -----------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Config:
     addresses: tuple[str, ...]
     zones: tuple[str, ...]
     """What each address's place is called; empty when nothing is said of that."""
+    collateral: Path | None
+    """The folder of what verifiers may need beside evidence; None when there is none."""
     serve: ServeSection
 
     @property
@@ -124,7 +126,12 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
         {"id": _id, "key-file": _text, "policy-file": _text, "disks": _count, "threshold": _count, "size": _size},
         optional={"id"},
     )
-    disks = _read(tables["disks"], "disks", {"addresses": _addresses, "zones": _zones}, optional={"zones"})
+    disks = _read(
+        tables["disks"],
+        "disks",
+        {"addresses": _addresses, "zones": _zones, "collateral": _text},
+        optional={"zones", "collateral"},
+    )
     zones = disks.get("zones", [])
     if zones and len(zones) != len(disks["addresses"]):
         raise Misuse("'disks.zones' must have one name for each of 'disks.addresses'")
@@ -145,6 +152,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
         ),
         addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
         zones=tuple(zones),
+        collateral=base / disks["collateral"] if "collateral" in disks else None,
         serve=ServeSection(
             absolute_address(serve["listen"], base),
             base / serve["control"],

@@ -18,19 +18,22 @@ from typing import Final
 
 from perdure.array.geometry import Geometry
 from perdure.errors import Misuse, Unavailable
-from perdure.evidence.policy import SEATS_MAX, Measurement, Policy, TrustedRoot
+from perdure.evidence.measurement import Measurement
+from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
 from perdure.service import artefacts, config, processes, template
 from perdure.service.config import Config
 from perdure.simtee.pki import CERTIFICATE_FILE, KEY_FILE, SimulatedRoot
+from perdure.simtee.tpm import expected_pcrs
 
 AUTHORITY_FILE: Final = "authority.key"
 IMAGE_FILE: Final = "disk.eif"
 POLICY_FILE: Final = "policy.json"
 ROOT_DIRECTORY: Final = "simulated-root"
 ROOT_NAME: Final = "simulated"
+TPM_ROOT_NAME: Final = "simulated-tpm"
 MOUNT_POINT: Final = "mnt"
 """Where the printed nbdfuse line would mount."""
 DISK_END_S: Final = 10.0
@@ -73,15 +76,20 @@ def prepare(directory: Path, wish: Wish) -> None:
     artefacts.write_atomic(directory / config.NAME, text.encode())
 
 
-def policy_of(image: bytes, root: bytes) -> Policy:
+def policy_of(image: bytes, root: bytes, tpm_root: bytes | None = None) -> Policy:
     """The policy that accepts this image on a simulated platform with this root certificate, and nothing else.
 
-    All disks hang on that one root, and on this machine: it is simulated, so nothing else can be had.
+    With `tpm_root` it accepts it on simulated machines with a TPM too, whose keys that root certifies. All disks may
+    hang on one root, and on this machine: it is simulated, so nothing else can be had.
     """
-    pcrs = eif.measure(eif.parse(image))
-    roots = (TrustedRoot(ROOT_NAME, Platform.SIMULATED, root),)
-    measured = (Measurement(ROOT_NAME, pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),)
-    return Policy(roots, measured, seats_per_root_max=SEATS_MAX)
+    parts = eif.parse(image)
+    pcrs = eif.measure(parts)
+    roots = [TrustedRoot(ROOT_NAME, Platform.SIMULATED, root)]
+    measured = [Measurement.enclave(ROOT_NAME, pcrs.pcr0, pcrs.pcr1, pcrs.pcr2)]
+    if tpm_root is not None:
+        roots.append(TrustedRoot(TPM_ROOT_NAME, Platform.TPM, tpm_root))
+        measured.append(Measurement.of(TPM_ROOT_NAME, expected_pcrs(parts)))
+    return Policy(tuple(roots), tuple(measured), seats_per_root_max=SEATS_MAX)
 
 
 # Disks ----------------------------------------------------------------------------------------------------

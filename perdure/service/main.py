@@ -20,9 +20,11 @@ import uvloop
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
 from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.evidence.collateral import NONE
 from perdure.nbd.server import NbdServer
 from perdure.nbd.server import serve as serve_nbd
 from perdure.service import artefacts, processes
+from perdure.service.collateral import CollateralFolder
 from perdure.service.config import Attest, Config
 from perdure.service.control import ControlServer, Request
 from perdure.service.erasing import Erasing
@@ -47,6 +49,7 @@ def settings_of(config: Config) -> Settings:
         dead_after_ms=config.serve.dead_after_ms,
         answer_ms_max=config.serve.answer_ms_max,
         zones=dict(zip(config.addresses, config.zones, strict=False)),
+        collateral=(lambda: NONE) if config.collateral is None else CollateralFolder(config.collateral),
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
     )
 

@@ -107,10 +107,17 @@ def _member(array: Array, seat: int, session: Session, now_ms: int) -> DiskStatu
         state=state,
         errors=_counters(array, session.instance),
         platform=None if attested is None else str(attested.platform),
+        root=None if attested is None else attested.root,
+        measurement=None if attested is None else _hexadecimal(attested.measurement),
         module_id=None if attested is None else attested.module_id,
         evidence_age_ms=None if attested is None else now_ms - session.attested_ms,
         reason=None if session.lost is None else str(session.lost),
     )
+
+
+def _hexadecimal(measurement: Mapping[str, bytes]) -> Mapping[str, str]:
+    """Without the registers in which nothing was measured."""
+    return {name: value.hex() for name, value in measurement.items() if any(value)}
 
 
 def _departed(array: Array, seat: int, address: str | None) -> DiskStatus:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class State(StrEnum):
@@ -76,6 +76,10 @@ class DiskStatus:
     state: DiskState
     errors: Mapping[str, int]
     platform: str | None = None
+    root: str | None = None
+    """The policy's name for the trust anchor that vouches for it."""
+    measurement: Mapping[str, str] | None = None
+    """What runs there: the registers that its last evidence showed, hexadecimal."""
     module_id: str | None = None
     evidence_age_ms: int | None = None
     reason: str | None = None

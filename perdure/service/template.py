@@ -86,6 +86,7 @@ policy-file = "policy.json"       # which hardware roots and which disk programs
 addresses = [
 {addresses}]
 # zones = ["paris", "oslo", "rome"] # what each one's place is called; no zone gets more seats than the policy allows
+# collateral = "collateral"        # a folder of certificates (*.der, *.pem) and Intel's statements (*.json)
 
 [serve]
 {listen:33} # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private

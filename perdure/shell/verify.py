@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from perdure.evidence.nitro import ChainCache, VerifiedEvidence, expect_report_data, verify
+from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.policy import Policy
+from perdure.evidence.verified import VerifiedEvidence
+from perdure.evidence.verifier import Verifier
 
 THREADS = 2
 
 
 class PolicyVerifier:
-    """A `Verifier` (perdure.array.ports) that accepts what `policy` allows, now."""
+    """A `Verifier` (perdure.array.ports) that accepts what `policy` allows, now.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._chains = ChainCache()
+    `collateral` is asked for what verifiers may need beside the evidence each time, from several threads.
+    """
+
+    def __init__(self, policy: Policy, collateral: Callable[[], Collateral] = lambda: NONE) -> None:
+        self._verifier = Verifier(policy)
+        self._collateral = collateral
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="evidence")
 
     async def verify(self, document: bytes, commitment: bytes) -> VerifiedEvidence:
@@ -29,7 +36,5 @@ class PolicyVerifier:
         self._pool.shutdown(wait=False)
 
     def _verify(self, document: bytes, commitment: bytes) -> VerifiedEvidence:
-        at_ms = time.time_ns() // 1_000_000
-        verified = verify(document, policy=self._policy, at_ms=at_ms, chains=self._chains)
-        expect_report_data(verified, commitment)
-        return verified
+        verifier = replace(self._verifier, collateral=self._collateral())  # the chains that were found good are kept
+        return verifier.verify(document, commitment, time.time_ns() // 1_000_000)

@@ -7,7 +7,7 @@ A `SimDisk` is one launch of the disk program; killing it and launching again gi
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -31,7 +31,17 @@ class SimAttested:
     platform: str = "simulated"
     root: str = "fast"
     module_id: str = "i-0-enc0"
-    time_ms: int = 0
+    time_ms: int | None = 0
+
+    @property
+    def host(self) -> str:
+        """As on Nitro."""
+        return self.module_id.partition("-enc")[0]
+
+    @property
+    def measurement(self) -> Mapping[str, bytes]:
+        """Nothing runs there."""
+        return {}
 
 
 class FastEvidence:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import cache
 from random import Random
 
-from perdure.evidence import nitro
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.evidence.measurement import Measurement
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
+from perdure.evidence.verifier import Verifier
 from perdure.sim.disks import SimAttested
 from perdure.sim.loop import Loop
 from perdure.simtee.nsm import PCR_BYTES, SimulatedNsm, new_module_id
@@ -35,8 +36,7 @@ class Hardware:
         self._loop = loop
         self._module = SimulatedNsm(_root(), _PCRS, module_id, loop.unix_ms, draw=draw)
         trusted = (TrustedRoot(_NAME, Platform.SIMULATED, _root().der),)
-        self._policy = Policy(trusted, (Measurement(_NAME, *_PCRS.values()),))
-        self._chains = nitro.ChainCache()
+        self._verifier = Verifier(Policy(trusted, (Measurement.enclave(_NAME, *_PCRS.values()),)))
 
     def attest(self, report_data: bytes) -> bytes:
         """A document over 64 bytes."""
@@ -44,7 +44,5 @@ class Hardware:
 
     async def verify(self, document: bytes, commitment: bytes) -> SimAttested:
         """What the document proves. Raises BadEvidence."""
-        at_ms = self._loop.unix_ms()
-        verified = nitro.verify(document, policy=self._policy, at_ms=at_ms, chains=self._chains)
-        nitro.expect_report_data(verified, commitment)
+        verified = self._verifier.verify(document, commitment, self._loop.unix_ms())
         return SimAttested(str(verified.platform), verified.root, verified.module_id, verified.time_ms)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -24,7 +24,12 @@ class Said:
     root: str = "aws"
     module_id: str = "i-1-enc1"
     platform: str = "nitro"
+    measurement: Mapping[str, bytes] = field(default_factory=dict)
     time_ms: int = 0
+
+    @property
+    def host(self) -> str | None:
+        return self.module_id.partition("-enc")[0] or None
 
 
 def _places(roots: Sequence[str], hosts: Sequence[str]) -> list[Place]:

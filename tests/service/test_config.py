@@ -52,6 +52,13 @@ def test_zones_are_names_one_for_each_address(tmp_path):
             parse(spoilt("[serve]", f"zones = {value}\n[serve]"), tmp_path)
 
 
+def test_a_folder_of_collateral_may_be_named(tmp_path):
+    assert parse(GOOD, tmp_path).collateral is None
+    assert parse(spoilt("[serve]", 'collateral = "more"\n[serve]'), tmp_path).collateral == tmp_path / "more"
+    with pytest.raises(Misuse, match=r"'disks\.collateral' must be text"):
+        parse(spoilt("[serve]", "collateral = 3\n[serve]"), tmp_path)
+
+
 def test_the_template_says_which_inputs_are_trusted():
     assert "The trusted inputs are three: the key, the array's id and the policy." in GOOD
     assert "so another policy or another array under this id is refused" in " ".join(GOOD.replace("#", "").split())

@@ -42,7 +42,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 2
+    assert made.to_json()["version"] == 3
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,23 @@ def test_no_command_is_named_where_none_helps():
     assert "a disk is silent, and writes wait for it, and 1 more may be lost. Keep" in _action(State.DEGRADED, 1, disks)
 
 
+@pytest.mark.parametrize(
+    ("platform", "measurement", "shown"),
+    [
+        ("nitro", {"pcr0": "ab" * 48, "pcr1": "cd" * 48}, "nitro pcr0 abababababab"),
+        ("sev-snp", {"host_data": "00" * 32, "measurement": "12" * 48}, "sev-snp measurement 121212121212"),
+        ("tdx", {"rtmr0": "ab" * 48, "mrtd": "34" * 48}, "tdx mrtd 343434343434"),
+        ("nitrotpm", {"pcr4": "56" * 48, "pcr7": "cd" * 48}, "nitrotpm pcr4 565656565656"),
+        ("tpm", {"pcr9": "56" * 32}, "tpm -"),
+    ],
+)
+def test_people_see_each_disks_platform_and_what_runs_there(platform, measurement, shown):
+    disk = DiskStatus(0, "ab", "tcp:h:1", DiskState.ONLINE, NO_ERRORS, platform=platform, measurement=measurement)
+    text = output.status_text(status(disks=(disk,)))
+    row = next(line for line in text.splitlines() if "tcp:h:1" in line)
+    assert f"{shown} tcp:h:1" in " ".join(row.split())
+
+
 def test_people_see_seats_counters_and_strays():
     errors = {"read": 1, "write": 22, "checksum": 333}
     stray = {"address": "unix:/d1", "reason": "it is blank"}
@@ -124,7 +141,7 @@ def test_people_see_seats_counters_and_strays():
     assert lines[1] == "  state: DEGRADED [UUUUU]"
     assert "seat 1 is blank" in lines[2]
     row = next(line for line in lines if "BLANK" in line)
-    assert row.split() == ["1", "0000000000000000", "BLANK", "1", "22", "333", "-", "unix:/d1"]
+    assert row.split() == ["1", "0000000000000000", "BLANK", "1", "22", "333", "-", "-", "-", "unix:/d1"]
     assert "712 errors on disks" in text
     assert lines[-1] == "  stray: unix:/d1: it is blank"
 

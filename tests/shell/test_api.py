@@ -16,7 +16,8 @@ import pytest
 from perdure import api
 from perdure.array.commands import Authority
 from perdure.errors import Fenced, Misuse, Unavailable
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
+from perdure.evidence.measurement import Measurement
+from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
@@ -36,7 +37,7 @@ class Disks:
         root = SimulatedRoot.load_or_create(folder / "root")
         self.policy = Policy(
             (TrustedRoot("simulated", Platform.SIMULATED, root.der),),
-            (Measurement("simulated", pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),),
+            (Measurement.enclave("simulated", pcrs.pcr0, pcrs.pcr1, pcrs.pcr2),),
             seats_per_root_max=3,
         )
         self.processes = []
