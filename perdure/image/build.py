@@ -1,7 +1,11 @@
 """The disk's image: which program in the first ramdisk, which authority in the second, nothing else.
 
-So PCR1 names the program (one constant per release), PCR2 names the authority (anyone recomputes it from its 33
-bytes, without the image) and PCR0 binds both. Same inputs, same bytes: no times, no owners, no build host.
+So on Nitro PCR1 names the program (one constant per release and kernel), PCR2 names the authority (anyone recomputes it
+from its 33 bytes, without the image) and PCR0 binds both. Same inputs, same bytes: no times, no owners, no build host.
+
+A real image's first ramdisk holds init, the interpreter, the disk program with its platform's door to evidence and no
+other's, and the kernel modules it was given. For Nitro both ramdisks go into an EIF; for a virtual machine they are
+joined into one initramfs beside its kernel.
 
 The simulated platform's kernel is a line of text, and its interpreter and libraries are the launching machine's;
 they are not measured. That is the part of a real image which this one does not stand for.
@@ -11,12 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from perdure.errors import Misuse
+from perdure.evidence.roots import Platform
 from perdure.image import cpio, eif
 
 AUTHORITY_FILE: Final = "authority.pub"
@@ -24,7 +30,41 @@ AUTHORITY_BYTES: Final = 33
 SIMULATED_KERNEL: Final = b"perdure simulated TEE, version 1: protects nothing, for tests and trials only\n"
 SIMULATED_CMDLINE: Final = b"perdure.simulated=1"
 
+NITRO_CMDLINE: Final = (
+    b"reboot=k panic=30 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd "
+    b"random.trust_cpu=on"
+)
+"""The kernel's command line in AWS's own enclave images (nitro-cli, blobs/x86_64/cmdline)."""
+DISK_PORT: Final = 7000
+
+_PROGRAM_DIRECTORY: Final = "perdure-disk"
+_INIT: Final = "init.py"
+_SHEBANG: Final = b"#!/usr/bin/python3.11 -ISB\n"
+_DOORS: Final = {"nsm": "nsm.py", "tsm": "tsm.py", "tpm": "tpm.py"}
 _MAIN: Final = b"import sys\n\nfrom perdure.disk.main import main\n\nsys.exit(main())\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What init does on a platform: `boot.json` in the image. `heartbeat`: the parent's context id and port, or None.
+
+    `evidence` is the disk's door to it. `listen` is where it listens unless the host's command line says otherwise.
+    """
+
+    evidence: str
+    listen: str
+    heartbeat: tuple[int, int] | None = None
+
+
+_TSM: Final = Boot("tsm:/sys/kernel/config/tsm/report", f"tcp:0.0.0.0:{DISK_PORT}")
+BOOTS: Final[Mapping[Platform, Boot]] = {
+    # Any context id: the enclave does not know its own. Its parent is 3, and listens for the heartbeat at 9000.
+    Platform.NITRO: Boot("nsm:/dev/nsm", f"vsock:{0xFFFFFFFF}:{DISK_PORT}", (3, 9000)),
+    Platform.SEV_SNP: _TSM,
+    Platform.TDX: _TSM,
+    Platform.TPM: Boot("tpm:/dev/tpmrm0", f"tcp:0.0.0.0:{DISK_PORT}"),
+}
+"""The platforms for which images are built, beside the simulated one."""
 _METADATA: Final = {
     "ImageName": "perdure-disk-simulated",
     "ImageVersion": "1",
@@ -40,15 +80,41 @@ _METADATA: Final = {
 }
 
 
-def program_files() -> dict[str, bytes]:
+def program_files(door: str | None = None) -> dict[str, bytes]:
     """Return the disk program of this installation: path inside the image to contents.
 
-    `perdure/__init__.py`, every `.py` file of `perdure.disk`, and the `__main__.py` that starts it.
+    `perdure/__init__.py`, the `.py` files of `perdure.disk`, and the `__main__.py` that starts it. Of the doors to
+    evidence only the one named `door` ("nsm", "tsm", "tpm"), and no init, which runs before; None takes all doors.
     """
     package = resources.files("perdure")
-    disk = (entry for entry in package.joinpath("disk").iterdir() if entry.name.endswith(".py"))
-    files = {f"perdure/disk/{entry.name}": entry.read_bytes() for entry in disk}
+    left_out = {_INIT, *(file for name, file in _DOORS.items() if door is not None and name != door)}
+    entries = (entry for entry in package.joinpath("disk").iterdir() if entry.name.endswith(".py"))
+    files = {f"perdure/disk/{entry.name}": entry.read_bytes() for entry in entries if entry.name not in left_out}
     return {"__main__.py": _MAIN, "perdure/__init__.py": package.joinpath("__init__.py").read_bytes(), **files}
+
+
+def program_ramdisk(platform: Platform, runtime: Mapping[str, bytes], modules: Mapping[str, bytes]) -> bytes:
+    """Return the first ramdisk of a real image: init, interpreter, program, and kernel modules in their loading order.
+
+    `runtime` comes from `perdure.image.runtime.unpack`. The host's choices are not in it, nor is the authority: for one
+    release, kernel and platform it is one constant. Raises Misuse for a platform without images, or a bad module name.
+    """
+    if platform not in BOOTS:
+        raise Misuse(f"There are no images for platform {platform}; there are for {', '.join(BOOTS)}.")
+    boot = BOOTS[platform]
+    door = boot.evidence.partition(":")[0]
+    settings = json.dumps({**asdict(boot), "modules": list(modules)}, sort_keys=True).encode("ascii")
+    init = resources.files("perdure").joinpath("disk", _INIT).read_bytes()
+    program = {name: contents for name, contents in program_files(door).items() if "/" in name}  # init starts it
+    return cpio.pack(
+        {
+            "init": _SHEBANG + init,
+            "boot.json": settings + b"\n",
+            **{f"modules/{name}": contents for name, contents in modules.items()},
+            **runtime,
+            **{f"{_PROGRAM_DIRECTORY}/{name}": contents for name, contents in program.items()},
+        }
+    )
 
 
 def authority_ramdisk(authority: bytes) -> bytes:
@@ -75,3 +141,15 @@ def build_simulated(authority: bytes, program: Mapping[str, bytes] | None = None
     ramdisks = (cpio.pack(files), authority_ramdisk(authority))
     metadata = json.dumps(_METADATA, sort_keys=True, separators=(",", ":")).encode("ascii")
     return eif.build(SIMULATED_KERNEL, SIMULATED_CMDLINE, ramdisks, metadata)
+
+
+def build_nitro(kernel: bytes, cmdline: bytes, program: bytes, authority: bytes) -> bytes:
+    """Return the enclave image (EIF) of a kernel, its command line, a `program_ramdisk` and an authority."""
+    metadata = {**_METADATA, "ImageName": "perdure-disk"}
+    encoded = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return eif.build(kernel, cmdline, (program, authority_ramdisk(authority)), encoded)
+
+
+def build_initramfs(program: bytes, authority: bytes) -> bytes:
+    """Return the initramfs of a virtual machine: both ramdisks, which a kernel unpacks one over the other."""
+    return program + authority_ramdisk(authority)

@@ -1,8 +1,9 @@
 """Ramdisks as deterministic "newc" cpio archives (Linux, Documentation/driver-api/early-userspace/buffer-format).
 
-`pack` has no choices: sorted names, each directory before its contents, no times, owners or devices. `unpack` reads
-only what `pack` writes, so two archives with the same files are the same bytes, and nothing can hide in padding,
-in order, in a link or in a name that leaves the directory.
+`pack` has no choices: sorted names, each directory before its contents, no times, owners or devices; a file may be
+executed exactly if it starts as a program or a script does. `unpack` reads only what `pack` writes, so two archives
+with the same files are the same bytes, and nothing can hide in padding, in order, in a link or in a name that leaves
+the directory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _MAGIC: Final = b"070701"
 _HEADER_BYTES: Final = 110
 _TRAILER: Final = "TRAILER!!!"
 _FILE_MODE: Final = 0o100644
+_EXECUTABLE_MODE: Final = 0o100755
+_EXECUTABLE_STARTS: Final = (b"\x7fELF", b"#!")
 _DIRECTORY_MODE: Final = 0o040755
 _PART: Final = re.compile(r"[A-Za-z0-9_.+-]{1,100}")
 _NAME_CHARS_MAX: Final = 200
@@ -36,7 +39,8 @@ def pack(files: Mapping[str, bytes]) -> bytes:
         if name in directories:
             records.append(_record(name, number, _DIRECTORY_MODE, 2, b""))
         else:
-            records.append(_record(name, number, _FILE_MODE, 1, files[name]))
+            mode = _EXECUTABLE_MODE if files[name].startswith(_EXECUTABLE_STARTS) else _FILE_MODE
+            records.append(_record(name, number, mode, 1, files[name]))
     return b"".join(records) + _record(_TRAILER, 0, 0, 1, b"")
 
 

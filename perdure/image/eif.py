@@ -21,14 +21,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import cbor2
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from perdure.errors import Misuse
 
 MAGIC: Final = b".eif"
 VERSION: Final = 4
+VERSIONS_READ: Final = (2, 3, VERSION)
+"""Those that nitro-cli has written: 2 since August 2020, 3 since April 2021, 4, with metadata, since March 2022."""
 SECTION_COUNT_MAX: Final = 32
 MEMORY_BYTES_DEFAULT: Final = 1 << 30
 CPU_COUNT_DEFAULT: Final = 2
 FLAG_AARCH64: Final = 1
+SIGNATURE_BYTES_MAX: Final = 32_768
 
 _HEADER: Final = struct.Struct(">4sHHQQHH32Q32QII")
 _SECTION: Final = struct.Struct(">HHQ")
@@ -59,11 +66,15 @@ class Eif:
 
 @dataclass(frozen=True, slots=True)
 class Pcrs:
-    """What Nitro measures of an image, 48 bytes each: all of it; kernel and first ramdisk; the other ramdisks."""
+    """What Nitro measures of an image, 48 bytes each: all of it; kernel and first ramdisk; the other ramdisks.
+
+    `pcr8` is that of the certificate which signed the image, None if it is not signed.
+    """
 
     pcr0: bytes
     pcr1: bytes
     pcr2: bytes
+    pcr8: bytes | None = None
 
 
 def build(kernel: bytes, cmdline: bytes, ramdisks: Sequence[bytes], metadata: bytes) -> bytes:
@@ -90,13 +101,13 @@ def parse(image: bytes) -> Eif:
     if len(image) < _HEADER.size or not image.startswith(MAGIC):
         raise Misuse("The file is not an enclave image: it does not start with an EIF header.")
     _, version, flags, _, _, reserved, count, *table, unused, crc = _HEADER.unpack_from(image)
-    if version != VERSION:
-        raise Misuse(f"The image has EIF version {version}; only version {VERSION} is read.")
+    if version not in VERSIONS_READ:
+        raise Misuse(f"The image has EIF version {version}; versions 2 to {VERSION} are read.")
     if flags & ~FLAG_AARCH64 or reserved or unused or not 1 <= count <= SECTION_COUNT_MAX:
         raise Misuse("The image's header has flags, reserved fields or a section count that the format does not allow.")
     if crc != _crc(image[: _HEADER.size], image[_HEADER.size :]):
         raise Misuse("The image's CRC does not fit its contents: the file is damaged.")
-    return _assemble(_sections(image, count, table[:32], table[32:]), flags)
+    return _assemble(_sections(image, count, table[:32], table[32:]), flags, has_metadata=version == VERSION)
 
 
 def measure(eif: Eif) -> Pcrs:
@@ -110,7 +121,21 @@ def measure(eif: Eif) -> Pcrs:
         pcr0=extend_zeros(hashlib.sha384(boot + b"".join(eif.ramdisks)).digest()),
         pcr1=extend_zeros(hashlib.sha384(boot + eif.ramdisks[0]).digest()),
         pcr2=extend_zeros(hashlib.sha384(b"".join(eif.ramdisks[1:])).digest()),
+        pcr8=None if eif.signature is None else extend_zeros(hashlib.sha384(_signer(eif.signature)).digest()),
     )
+
+
+def _signer(signature: bytes) -> bytes:
+    """The DER of the certificate in a signature section: a CBOR list of maps, the certificate as PEM in integers.
+
+    Raises Misuse. The signature itself is not verified: the hypervisor does that, and refuses the image otherwise.
+    """
+    try:
+        first, *_ = cbor2.loads(signature[:SIGNATURE_BYTES_MAX])  # the hypervisor looks at the first alone
+        pem = bytes(list(first["signing_certificate"]))  # a list of integers; never one integer, which is a length
+        return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    except Exception as error:  # whatever the decoders dislike means this
+        raise Misuse(f"The image's signature section cannot be read: {error!s:.80}.") from error
 
 
 def extend_zeros(value: bytes) -> bytes:
@@ -144,22 +169,25 @@ def _sections(image: bytes, count: int, offsets: list[int], sizes: list[int]) ->
     return sections
 
 
-def _assemble(sections: list[tuple[int, bytes]], flags: int) -> Eif:
+def _assemble(sections: list[tuple[int, bytes]], flags: int, *, has_metadata: bool) -> Eif:
     parts: dict[int, list[bytes]] = {kind: [] for kind in SectionType}
     for kind, data in sections:
         if kind not in parts:
             raise Misuse(f"The image has a section of the unknown type {kind}.")
         parts[kind].append(data)
-    for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
-        if len(parts[kind]) != 1:
-            raise Misuse(f"The image has {len(parts[kind])} sections of type {kind.name}; it must have one.")
+    measured = [kind for kind, _ in sections if kind <= SectionType.RAMDISK]
+    if measured != sorted(measured):  # PCRs are over file order, and what else a hypervisor makes of it is not known
+        raise Misuse("The image's kernel, command line and ramdisks are not in this order.")
+    for kind, wanted in ((SectionType.KERNEL, 1), (SectionType.CMDLINE, 1), (SectionType.METADATA, int(has_metadata))):
+        if len(parts[kind]) != wanted:
+            raise Misuse(f"The image has {len(parts[kind])} sections of type {kind.name}; it must have {wanted}.")
     if not parts[SectionType.RAMDISK] or len(parts[SectionType.SIGNATURE]) > 1:
         raise Misuse("The image has no ramdisk, or more than one signature.")
     return Eif(
         kernel=parts[SectionType.KERNEL][0],
         cmdline=parts[SectionType.CMDLINE][0],
         ramdisks=tuple(parts[SectionType.RAMDISK]),
-        metadata=parts[SectionType.METADATA][0],
+        metadata=b"".join(parts[SectionType.METADATA]),
         signature=next(iter(parts[SectionType.SIGNATURE]), None),
         flags=flags,
     )

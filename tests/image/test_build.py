@@ -13,6 +13,7 @@ from perdure.image import build, cpio, eif
 
 AUTHORITY = bytes.fromhex("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")  # 1 * G
 TWIN = b"\x03" + AUTHORITY[1:]  # one byte, even one bit, away
+PCR2_OF_G = "0166a55962da3e007828f71cb30da44b4d4566dde1a3d3f82f72bbfdb8804c8a42bd1af616295020c8963b4d0a37f2c2"
 PROGRAM = {"__main__.py": b"print()\n", "perdure/__init__.py": b"", "perdure/disk/main.py": b"main\n"}
 
 
@@ -56,17 +57,54 @@ def test_the_first_ramdisk_holds_the_disk_program_and_nothing_else():
     assert second == {"authority.pub": AUTHORITY}
     package = Path(perdure.__file__).parent
     sources = {f"perdure/disk/{path.name}": path.read_bytes() for path in (package / "disk").glob("*.py")}
+    del sources["perdure/disk/init.py"]  # which a simulated disk's launcher does not run
     start = {"perdure/__init__.py": (package / "__init__.py").read_bytes(), "__main__.py": first["__main__.py"]}
     assert first == {**sources, **start}
     assert "perdure/disk/nsm.py" in first
     assert b"from perdure.disk.main import main" in first["__main__.py"]
 
 
-def test_the_metadata_is_complete_and_holds_no_time_of_building():
-    metadata = json.loads(eif.parse(build.build_simulated(AUTHORITY)).metadata)
-    assert metadata["BuildMetadata"]["BuildTime"] == "1970-01-01T00:00:00+00:00"
-    required = {"ImageName", "ImageVersion", "BuildMetadata", "DockerInfo", "CustomMetadata"}
-    assert metadata.keys() == required
+METADATA = {
+    "ImageName": "perdure-disk-simulated",
+    "ImageVersion": "1",
+    "BuildMetadata": {
+        "BuildTime": "1970-01-01T00:00:00+00:00",
+        "BuildTool": "perdure",
+        "BuildToolVersion": "1",
+        "OperatingSystem": "none",
+        "KernelVersion": "none",
+    },
+    "DockerInfo": {},
+    "CustomMetadata": {},
+}
+"""All that AWS's schema requires, and nothing that differs from one build to the next."""
+
+
+def test_the_metadata_is_complete_and_holds_nothing_of_the_build():
+    parts = eif.parse(build.build_simulated(AUTHORITY))
+    assert json.loads(parts.metadata) == METADATA
+    assert parts.metadata == json.dumps(METADATA, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_a_simulated_image_says_what_it_is():
+    parts = eif.parse(build.build_simulated(AUTHORITY))
+    assert parts.kernel == b"perdure simulated TEE, version 1: protects nothing, for tests and trials only\n"
+    assert parts.cmdline == b"perdure.simulated=1"
+
+
+def test_the_authoritys_register_is_the_same_in_every_release():
+    """Policies name it: of the key 1 * G it is this, as of every image so far."""
+    assert pcrs().pcr2.hex() == PCR2_OF_G
+
+
+def test_the_program_starts_where_python_looks(tmp_path):
+    """`python DIRECTORY` runs its `__main__.py`; without arguments that is the disk's usage."""
+    for name, contents in build.program_files().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(contents)
+    done = subprocess.run([sys.executable, "-B", tmp_path], check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "perdure-disk: error: the following arguments are required" in done.stderr
 
 
 UNCOMPRESSED = ec.derive_private_key(1, ec.SECP256K1()).public_key().public_bytes(

@@ -84,3 +84,40 @@ def test_refuses_links_devices_times_doubles_and_names_that_leave_the_directory(
     for data in (good + bytes(4), good + good, bytes(4) + good, good[: -len(cpio.pack({}))] + good):
         with pytest.raises(Misuse):
             cpio.unpack(data)
+
+
+def listing(archive):
+    """Names and modes by the format's fields, not by the reader under test."""
+    found, at = {}, 0
+    while at < len(archive):
+        mode, size, length = (int(archive[at + start : at + start + 8], 16) for start in (14, 54, 94))
+        found[archive[at + 110 : at + 110 + length - 1].decode()] = mode
+        at += (110 + length + 3) // 4 * 4 + (size + 3) // 4 * 4
+    return found
+
+
+def test_every_directory_comes_before_what_is_in_it():
+    """The kernel makes none by itself."""
+    found = listing(cpio.pack({"a/b/c/d": b"", "a-/e": b"", "a/b.c": b"x"}))
+    assert list(found) == ["a", "a-", "a-/e", "a/b", "a/b.c", "a/b/c", "a/b/c/d", "TRAILER!!!"]
+    assert {name for name, mode in found.items() if mode == 0o040755} == {"a", "a-", "a/b", "a/b/c"}
+
+
+def test_a_name_may_have_200_characters():
+    name = "/".join(["x" * 99, "y" * 100])
+    assert len(name) == 200
+    assert cpio.unpack(cpio.pack({name: b"1"})) == {name: b"1"}
+    with pytest.raises(Misuse):
+        cpio.pack({f"z{name}": b"1"})
+
+
+def test_a_file_is_executable_exactly_if_it_starts_as_a_program_or_script():
+    files = {"a": b"\x7fELF", "b": b"#!/x", "c": b"\x7fEL", "d": b" #!/x", "e": b""}
+    assert [f"{mode & 0o777:o}" for mode in listing(cpio.pack(files)).values()] == [
+        "755",
+        "755",
+        "644",
+        "644",
+        "644",
+        "0",
+    ]

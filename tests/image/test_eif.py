@@ -3,9 +3,16 @@ import json
 import os
 import struct
 import zlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import cbor2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +43,7 @@ def section(kind, data, flags=0):
     return struct.pack(">HHQ", kind, flags, len(data)) + data
 
 
-def assembled(*sections):
+def assembled(*sections, version=4):
     """An image of any sections, with right offsets, sizes and CRC."""
     offsets, at = [], HEADER_BYTES
     for item in sections:
@@ -45,7 +52,7 @@ def assembled(*sections):
     sizes = [len(item) - 12 for item in sections]
     padding = [0] * (32 - len(sections))
     table = struct.pack(">64Q", *offsets, *padding, *sizes, *padding)
-    header = b".eif" + struct.pack(">HHQQHH", 4, 0, 1 << 30, 2, 0, len(sections)) + table + bytes(8)
+    header = b".eif" + struct.pack(">HHQQHH", version, 0, 1 << 30, 2, 0, len(sections)) + table + bytes(8)
     return with_crc(header + b"".join(sections))
 
 
@@ -96,8 +103,8 @@ def test_the_pcrs_cover_what_they_are_said_to_cover():
         assert (changed.pcr0 != base.pcr0, changed.pcr1 != base.pcr1, changed.pcr2 == base.pcr2) == (True, True, True)
     for changed in (pcrs(ramdisks=(b"1", b"!", b"3")), pcrs(ramdisks=(b"1", b"3", b"2"))):
         assert (changed.pcr0 != base.pcr0, changed.pcr1 == base.pcr1, changed.pcr2 != base.pcr2) == (True, True, True)
-    inner = hashlib.sha384(b"kc1").digest()
-    assert base.pcr1 == hashlib.sha384(bytes(48) + inner).digest()
+    for pcr, content in ((base.pcr0, b"kc123"), (base.pcr1, b"kc1"), (base.pcr2, b"23")):
+        assert pcr == hashlib.sha384(bytes(48) + hashlib.sha384(content).digest()).digest()
 
 
 def test_an_image_with_one_ramdisk_has_the_pcr2_that_many_enclaves_publish():
@@ -111,8 +118,20 @@ def test_a_border_can_move_without_moving_pcr0_so_all_three_must_be_compared():
     assert (a.pcr1, a.pcr2) != (b.pcr1, b.pcr2)
 
 
-def test_other_orders_a_signature_and_the_arm_flag_are_read():
-    assert eif.parse(assembled(K, C, R, R, M)) == eif.parse(assembled(M, R, K, R, C))
+def test_metadata_anywhere_a_signature_and_the_arm_flag_are_read():
+    usual = eif.parse(assembled(K, C, M, R, R, S))
+    for order in ((K, C, R, R, M, S), (M, K, C, R, R, S), (S, M, K, C, R, R), (K, S, C, R, M, R)):
+        assert eif.parse(assembled(*order)) == usual
+
+
+@pytest.mark.parametrize("order", [(C, K, M, R), (K, R, C, M), (R, K, C, M), (K, C, M, R, C), (C, R, K, M)])
+def test_an_order_in_which_the_pcrs_would_be_others_is_refused(order):
+    """They are over the contents in the order of the file (AWS's README, "EIF Measurements")."""
+    with pytest.raises(Misuse, match="not in this order"):
+        eif.parse(assembled(*order))
+
+
+def test_a_signature_and_the_arm_flag_are_read():
     assert eif.parse(assembled(K, C, M, R, S)).signature == b"sig"
     assert eif.parse(patched(6, b"\0\1")).flags == eif.FLAG_AARCH64
 
@@ -123,7 +142,8 @@ def test_other_orders_a_signature_and_the_arm_flag_are_read():
         (b"", "does not start"),
         (GOOD[:547], "does not start"),
         (b"\x7fELF" + GOOD[4:], "does not start"),
-        (patched(4, b"\0\3"), "version 3"),
+        (patched(4, b"\0\3"), "1 sections of type METADATA; it must have 0"),
+        (patched(4, b"\0\5"), "version 5"),
         (patched(6, b"\0\2"), "flags"),
         (patched(24, b"\0\1"), "reserved"),
         (patched(540, b"\0\0\0\1"), "reserved"),
@@ -143,7 +163,8 @@ def test_other_orders_a_signature_and_the_arm_flag_are_read():
         (patched(548 + 4, struct.pack(">Q", 5)), "another size"),
         (patched(548, b"\0\6"), "unknown type 6"),
         (patched(548, b"\0\0"), "unknown type 0"),
-        (assembled(C, M, R), "KERNEL"),
+        (patched(548, b"\0\3"), "not in this order"),
+        (assembled(C, M, R), "0 sections of type KERNEL"),
         (assembled(K, K, C, M, R), "2 sections of type KERNEL"),
         (assembled(K, M, R), "CMDLINE"),
         (assembled(K, C, R), "METADATA"),
@@ -173,3 +194,118 @@ def test_refuses_to_build_without_or_with_too_many_ramdisks():
         with pytest.raises(Misuse):
             eif.build(b"", b"", ramdisks, b"")
     assert len(eif.parse(eif.build(b"", b"", [b""] * 29, b"")).ramdisks) == 29
+
+
+# Versions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [0, 1, 5, 0xFFFF])
+def test_versions_that_no_released_tool_writes_are_refused(version):
+    with pytest.raises(Misuse, match=f"version {version};"):
+        eif.parse(assembled(K, C, M, R, version=version))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_images_of_older_tools_are_measured_too(version):
+    """AWS's README, "EIF format version history": 2 since August 2020, 3 since April 2021, 4 since March 2022."""
+    older = eif.measure(eif.parse(assembled(K, C, R, R, version=version)))
+    assert older == eif.measure(eif.parse(assembled(K, C, M, R, R)))
+
+
+# Signed images -----------------------------------------------------------------------------------------------
+
+
+def certificate(name="signer", curve=None):
+    key = ec.generate_private_key(curve or ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, day, day + timedelta(days=30))
+    return key, builder.sign(key, hashes.SHA384())
+
+
+def entry(signer, pcr0, index=0):
+    """One signature over PCR0, as AWS's tool makes it: all bytes as lists of integers, an untagged COSE_Sign1."""
+    key, cert = signer
+    payload = cbor2.dumps({"register_index": index, "register_value": list(pcr0)})
+    protected = cbor2.dumps({1: -35})
+    signed = cbor2.dumps(["Signature1", protected, b"", payload])
+    r, s = decode_dss_signature(key.sign(signed, ec.ECDSA(hashes.SHA384())))
+    message = cbor2.dumps([protected, {}, payload, r.to_bytes(48, "big") + s.to_bytes(48, "big")])
+    pem = cert.public_bytes(serialization.Encoding.PEM)
+    return {"signing_certificate": list(pem), "signature": list(message)}
+
+
+SIGNER = certificate()
+UNSIGNED = eif.measure(eif.parse(assembled(K, C, M, R)))
+
+
+def signed(*entries):
+    return assembled(K, C, M, R, section(4, cbor2.dumps(list(entries))))
+
+
+def test_the_pcr8_of_a_signed_image_is_that_of_its_certificate():
+    pcrs = eif.measure(eif.parse(signed(entry(SIGNER, UNSIGNED.pcr0))))
+    der = SIGNER[1].public_bytes(serialization.Encoding.DER)
+    assert pcrs.pcr8 == hashlib.sha384(bytes(48) + hashlib.sha384(der).digest()).digest()
+    assert (pcrs.pcr0, pcrs.pcr1, pcrs.pcr2) == (UNSIGNED.pcr0, UNSIGNED.pcr1, UNSIGNED.pcr2)
+    assert UNSIGNED.pcr8 is None
+
+
+def test_of_several_signatures_the_first_counts():
+    """AWS's README, "EifSectionSignature": only the first is verified, and its reader takes PCR8 from it."""
+    first, second = entry(SIGNER, UNSIGNED.pcr0), entry(certificate("other"), UNSIGNED.pcr0)
+    pcr8 = [eif.measure(eif.parse(signed(*entries))).pcr8 for entries in ((first, second), (first,), (second,))]
+    assert pcr8[0] == pcr8[1] != pcr8[2]
+
+
+def test_a_certificate_as_a_byte_string_is_the_same():
+    one = entry(SIGNER, UNSIGNED.pcr0)
+    as_bytes = {**one, "signing_certificate": bytes(one["signing_certificate"])}
+    assert eif.measure(eif.parse(signed(as_bytes))) == eif.measure(eif.parse(signed(one)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"sig",
+        cbor2.dumps([]),
+        cbor2.dumps({}),
+        cbor2.dumps(5),
+        cbor2.dumps("text"),
+        cbor2.dumps([5]),
+        cbor2.dumps([{}]),
+        cbor2.dumps([{"signing_certificate": 5}]),
+        cbor2.dumps([{"signing_certificate": 1 << 33}]),  # not a request for 8 GiB
+        cbor2.dumps([{"signing_certificate": [256]}]),
+        cbor2.dumps([{"signing_certificate": []}]),
+        cbor2.dumps([{"signing_certificate": list(b"-----BEGIN CERTIFICATE-----")}]),
+        b"\x9b\x7f\xff\xff\xff\xff\xff\xff\xff",  # a list of 2^63 entries
+        b"\x81" * 20_000,
+    ],
+)
+def test_a_signature_that_cannot_be_read_is_told(data):
+    parts = eif.parse(assembled(K, C, M, R, section(4, data)))
+    with pytest.raises(Misuse, match=r"^The image's signature section cannot be read: .*\.$"):
+        eif.measure(parts)
+
+
+def test_a_signature_is_read_up_to_the_formats_limit():
+    one = entry(SIGNER, UNSIGNED.pcr0)
+    rest = len(cbor2.dumps([{**one, "signature": [0] * 1000}])) - 1000
+    for size, is_read in ((32_768, True), (32_769, False), (60_000, False)):
+        image = signed({**one, "signature": [0] * (size - rest)})
+        assert len(image) - len(assembled(K, C, M, R)) == 12 + size
+        if is_read:
+            assert eif.measure(eif.parse(image)).pcr8 is not None
+        else:
+            with pytest.raises(Misuse, match="signature section"):
+                eif.measure(eif.parse(image))
+
+
+def test_a_signature_cut_anywhere_is_told():
+    data = cbor2.dumps([entry(SIGNER, UNSIGNED.pcr0)])
+    for length in range(0, len(data), 37):
+        with pytest.raises(Misuse):
+            eif.measure(eif.parse(assembled(K, C, M, R, section(4, data[:length]))))
