@@ -1,4 +1,4 @@
-"""`disk run`: one simulated disk in the foreground."""
+"""`disk run`: one simulated disk in the foreground. `disk relay`: the way over TCP to a disk that has only a vsock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
+from perdure.cli import output
 from perdure.cli.options import DIRECTORY, FILE, Size, verb
 from perdure.disk import address
 from perdure.errors import Misuse
-from perdure.service import artefacts, config
+from perdure.evidence.roots import Platform
+from perdure.service import artefacts, config, relay
 from perdure.simtee import launch
 
 
@@ -34,14 +36,27 @@ def register(cli: click.Group) -> None:
         "--root-directory", required=True, type=DIRECTORY, help="The simulated platform's root, made if absent."
     )
     @click.option(
+        "--platform",
+        type=click.Choice([kind.value for kind in launch.PLATFORMS]),
+        default=Platform.SIMULATED.value,
+        show_default=True,
+        help="A simulated enclave, or a machine with a software TPM (swtpm).",
+    )
+    @click.option(
         "--evidence-latency-ms", type=click.FloatRange(0, 60_000), default=0.0, help="What each evidence takes."
     )
     def run(
-        image: Path, listen: str, size: str, root_directory: Path, evidence_latency_ms: float, as_json: bool
+        image: Path,
+        listen: str,
+        size: str,
+        root_directory: Path,
+        platform: str,
+        evidence_latency_ms: float,
+        as_json: bool,
     ) -> int:
-        """Run a disk image on the simulated platform until a signal ends it; what it holds is gone then.
+        """Run a disk image on a simulated platform until a signal ends it; what it holds is gone then.
 
-        The simulated platform protects nothing. It prints the address once the disk listens.
+        Simulated platforms protect nothing. It prints the address once the disk listens.
         """
         try:
             address.parse(listen)
@@ -53,9 +68,26 @@ def register(cli: click.Group) -> None:
             root_directory=root_directory,
             listen=listen,
             size_bytes=config.parse_size(size),
+            platform=Platform(platform),
             evidence_latency_ms=evidence_latency_ms,
             ready_fd=_json_printer() if as_json else None,
         )
+
+    @verb(disk, "relay", "perdure disk relay --listen tcp:0.0.0.0:7001 --to vsock:16:7001")
+    @click.option("--listen", required=True, metavar="ADDRESS", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT.")
+    @click.option("--to", required=True, metavar="ADDRESS", help="The disk's address, in the same forms.")
+    def pass_on(listen: str, to: str, as_json: bool) -> int:
+        """Pass connections on to a disk until a signal ends it: an enclave's disk is reached only from its parent.
+
+        Whoever reaches the relay reaches the disk, which obeys signed commands only. It prints the address once it
+        listens, and on standard error when the disk cannot be reached and when it can again.
+        """
+
+        def ready(real: str) -> None:
+            click.echo(json.dumps({"listening": real}) if as_json else f"listening {real}")
+
+        relay.run(listen, to, ready=ready, say=output.note)
+        return 0
 
 
 def _json_printer() -> int:

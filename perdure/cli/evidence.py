@@ -1,28 +1,36 @@
-"""`evidence verify` and `evidence verify-receipt`: check by hand what hardware said, with no array at hand."""
+"""`perdure evidence`: judge by hand what hardware says, ask a running disk for it, and join policies."""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
+import asyncio
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from perdure.array.receipt import Attest, Erased, Receipt, judge
-from perdure.cli import output
+from perdure.api import ANSWER_MS_MAX
+from perdure.array import commands
+from perdure.array.commands import Answer, Authority
+from perdure.array.ports import Lane
+from perdure.cli import judging, output, receipt
 from perdure.cli.options import FILE, verb
-from perdure.errors import Misuse, Unproved, WrongCommitment
-from perdure.evidence import cose, document, nitro
-from perdure.evidence.policy import Measurement, Policy, TrustedRoot
-from perdure.evidence.roots import BUILTIN_CERTIFICATES, Platform
-from perdure.evidence.verified import VerifiedEvidence
+from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
+from perdure.errors import Disconnected, MalformedEvidence, Misuse, Refused
+from perdure.evidence import envelope
+from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
+from perdure.evidence.roots import Platform
+from perdure.evidence.verified import COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES, expect_report_data
+from perdure.evidence.verifier import Verifier
 from perdure.service import artefacts
+from perdure.shell.channel import SocketChannel
 
-RECEIPT_BYTES_MAX: Final = 1 << 28
-"""A document for each MiB of a disk that was erased: enough for a range of some ten GiB."""
+QUESTIONS_MAX: Final = 10_000
+NONCE_BYTES: Final = 32
 
 
 def register(cli: click.Group) -> None:
@@ -32,6 +40,16 @@ def register(cli: click.Group) -> None:
     def evidence() -> None:
         """Check hardware evidence."""
 
+    _register_verify(evidence)
+    _register_ask(evidence)
+    _register_merge(evidence)
+    receipt.register(evidence)
+
+
+# verify ---------------------------------------------------------------------------------------------------
+
+
+def _register_verify(evidence: click.Group) -> None:
     @verb(
         evidence,
         "verify",
@@ -44,193 +62,292 @@ def register(cli: click.Group) -> None:
         "--at", required=True, metavar="TIME", help="The time to judge at, RFC 3339, as 2026-05-01T12:00:00Z."
     )
     @click.option("--policy", "policy_file", type=FILE, help="What must be running, and under which roots.")
-    @click.option("--chain-root", type=FILE, multiple=True, help="Trust this root certificate (DER or PEM) too.")
+    @click.option(
+        "--chain-root", "root_files", type=FILE, multiple=True, help="Trust this root certificate (DER or PEM) too."
+    )
+    @judging.hint_options
+    @click.option("--report-data", metavar="HEX", help="What it must commit to: 64 bytes; of a TPM 32 will do.")
+    @click.option("--signature", "signature_file", type=FILE, help="For a TPM's TPMS_ATTEST: its TPMT_SIGNATURE.")
+    @click.option("--pcrs", "pcrs_file", type=FILE, help="For a TPM's TPMS_ATTEST: the quoted PCRs, ascending.")
     @click.argument("file", type=FILE)
     def verify(
-        platform: str, at: str, policy_file: Path | None, chain_root: tuple[Path, ...], file: Path, as_json: bool
+        platform: str,
+        at: str,
+        policy_file: Path | None,
+        root_files: tuple[Path, ...],
+        chain_files: tuple[Path, ...],
+        collateral_files: tuple[Path, ...],
+        report_data: str | None,
+        signature_file: Path | None,
+        pcrs_file: Path | None,
+        file: Path,
+        as_json: bool,
     ) -> int:
-        """Verify a document as of a time, and print what it proves. Exit code 0 only if everything holds.
+        """Verify evidence as of a time, and print what it proves. Exit code 0 only if everything holds.
 
-        Without --policy any program is accepted, and the measurements are for you to compare.
+        FILE is what the hardware made (a document of Nitro or NitroTPM, an SEV-SNP report, a TDX quote, a TPM's
+        TPMS_ATTEST) or what a disk sent, from `perdure evidence ask`.
+
+        Without --policy any program is accepted, with whatever firmware and launch: measurement and limits are for
+        you to compare. Debugging is refused all the same.
         """
-        data = artefacts.read_bounded(file, "document")
-        roots = tuple(_root(path, Platform(platform), index) for index, path in enumerate(chain_root))
-        if policy_file is None:
-            policy = _any_program(data, Platform(platform), roots)
-        else:
-            policy = _narrowed(artefacts.read_policy(policy_file), Platform(platform), roots)
-        verified = nitro.verify(data, policy=policy, at_ms=_time_ms(at))
-        value = _to_json(verified, is_measured=policy_file is not None)
-        output.result(value, "\n".join(f"{key:20} {shown}" for key, shown in _flat(value)), as_json=as_json)
+        kind, at_ms = Platform(platform), judging.at_ms(at)
+        commitment = None if report_data is None else _commitment(report_data, kind)
+        data = _sealed(file, kind, signature_file, pcrs_file)
+        roots = [judging.read_root(path) for path in root_files]
+        collateral = judging.read_collateral(chain_files, collateral_files)
+        given = None if policy_file is None else artefacts.read_policy(policy_file)
+        with judging.named_errors(as_json=as_json):
+            stated = judging.read_stated(data, collateral)
+            judging.require_form(stated, kind)
+            if given is None:
+                policy = judging.stated_policy(stated, kind, roots)
+            else:
+                policy = judging.narrowed(given, kind, roots)
+            verified = Verifier(policy, collateral).read(data, at_ms)
+            if commitment is not None:
+                expect_report_data(verified, commitment)
+            limits = judging.Judgement(data, stated, policy, collateral, at_ms).limits()
+        value = judging.to_json(verified, limits, is_checked=given is not None)
+        output.result(value, judging.lines(value), as_json=as_json)
         return 0
+
+
+def _sealed(file: Path, platform: Platform, signature_file: Path | None, pcrs_file: Path | None) -> bytes:
+    """The evidence in the form in which a disk sends it; raw evidence is put into its envelope."""
+    data = artefacts.read_bounded(file, "evidence")
+    is_quote = platform is Platform.TPM and not envelope.is_envelope(data)
+    if is_quote:
+        if signature_file is None or pcrs_file is None:
+            raise Misuse("A TPM's quote is three files: name --signature and --pcrs too; nothing was verified.")
+        signature = artefacts.read_bounded(signature_file, "signature")
+        return envelope.seal(envelope.TPM, data, signature, artefacts.read_bounded(pcrs_file, "file of PCRs"), b"")
+    if signature_file is not None or pcrs_file is not None:
+        raise Misuse("--signature and --pcrs belong to a TPM's TPMS_ATTEST, which this is not; nothing was verified.")
+    providers = {Platform.SEV_SNP: envelope.SNP_PROVIDER, Platform.TDX: envelope.TDX_PROVIDER}
+    if platform in providers and not envelope.is_envelope(data):
+        return envelope.seal(envelope.TSM, providers[platform], data, b"")
+    return data
+
+
+def _commitment(text: str, platform: Platform) -> bytes:
+    lengths = (COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES) if platform is Platform.TPM else (COMMITMENT_BYTES,)
+    try:
+        commitment = bytes.fromhex(text)
+    except ValueError:
+        commitment = b""
+    if len(commitment) not in lengths:
+        raise Misuse(
+            f"--report-data of platform {platform} is {' or '.join(map(str, lengths))} bytes in hexadecimal; "
+            "nothing was verified."
+        )
+    return commitment.ljust(COMMITMENT_BYTES, b"\0")  # of a TPM's only the first 32 count
+
+
+# ask ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One answer by a disk that nobody has verified yet."""
+
+    answer: Answer
+    commitment: bytes
+    took_ms: float
+    at_ms: int
+
+
+def _register_ask(evidence: click.Group) -> None:
+    @verb(
+        evidence,
+        "ask",
+        "perdure evidence ask tcp:10.0.0.7:7001 --authority-key-file authority.key -o evidence.bin --count 100",
+    )
+    @click.argument("address")
+    @click.option("--authority-key-file", required=True, type=FILE, help="The key that the disk obeys; it signs.")
+    @click.option("-o", "--output", "output_file", type=FILE, help="Where the evidence goes, good or bad.")
+    @click.option(
+        "--count", type=click.IntRange(1, QUESTIONS_MAX), help="Ask as often again, and say how long it took."
+    )
+    @click.option("--policy", "policy_file", type=FILE, help="What must be running, and under which roots.")
+    @click.option(
+        "--chain-root",
+        "root_files",
+        type=FILE,
+        multiple=True,
+        help="Without --policy: trust this root (DER or PEM) too.",
+    )
+    @judging.hint_options
+    def ask(
+        address: str,
+        authority_key_file: Path,
+        output_file: Path | None,
+        count: int | None,
+        policy_file: Path | None,
+        root_files: tuple[Path, ...],
+        chain_files: tuple[Path, ...],
+        collateral_files: tuple[Path, ...],
+        as_json: bool,
+    ) -> int:
+        """Ask a running disk for fresh evidence, and print what it proves. Exit code 0 only if everything holds.
+
+        The question changes nothing on the disk, whether or not it is in an array. Times are from sending the signed
+        question to having the whole answer, on a connection that is open.
+
+        Without --policy the roots that are built in or given are trusted, and any program is accepted, with whatever
+        firmware and launch: measurement and limits are for you to compare.
+        """
+        authority = artefacts.read_key(authority_key_file)
+        given = None if policy_file is None else artefacts.read_policy(policy_file)
+        if given is not None and root_files:
+            raise Misuse("--policy says which roots are trusted, so --chain-root cannot go with it; nothing was asked.")
+        roots = [judging.read_root(path) for path in root_files]
+        collateral = judging.read_collateral(chain_files, collateral_files)
+        with judging.named_errors(as_json=as_json):
+            first, *others = asyncio.run(_ask(address, authority, 1 + (count or 0)))
+            data = first.answer.document
+            if output_file is not None:
+                artefacts.write_atomic(output_file, data, 0o644)
+            stated = judging.read_stated(data, collateral)
+            policy = judging.stated_policy(stated, stated.platforms[0], roots) if given is None else given
+            verifier = Verifier(policy, collateral)
+            verified = verifier.verify(data, first.commitment, first.at_ms)
+            for one in others:
+                verifier.verify(one.answer.document, one.commitment, one.at_ms)
+            limits = judging.Judgement(data, stated, policy, collateral, first.at_ms).limits()
+        value = {
+            "address": address,
+            "instance": first.answer.instance.hex(),
+            "epoch": first.answer.epoch.hex(),
+            "seq": first.answer.seq,
+            "size_bytes": first.answer.size * DISK_SECTOR_BYTES,
+            **judging.to_json(verified, limits, is_checked=given is not None),
+            "evidence_bytes": len(data),
+            "output": None if output_file is None else str(output_file),
+            "latency": _latency([one.took_ms for one in others]),
+        }
+        output.result(value, judging.lines(value), as_json=as_json)
+        return 0
+
+
+async def _ask(address: str, authority: Authority, count: int) -> list[_Asked]:
+    """Ask `count` times, one after another. Raises Disconnected, Refused, MalformedEvidence, Misuse."""
+    try:
+        channel = SocketChannel(address, ANSWER_MS_MAX)
+    except Misuse as error:
+        raise Misuse(f"{error}; nothing was asked.") from None
+    try:
+        return [await _question(channel, authority) for _ in range(count)]
+    except Disconnected as error:
+        raise Disconnected(
+            f"The disk at {address} does not answer ({error}): see whether it runs, and whether its host lets you "
+            "reach it. Nothing is proved."
+        ) from None
+    except Refused as error:
+        raise Refused(f"At {address} {error}. Nothing is proved.", error.reason) from None
+    except MalformedEvidence as error:
+        raise MalformedEvidence(f"At {address} {error}: no disk of this release says so. Nothing is proved.") from None
+    finally:
+        channel.close()
+
+
+async def _question(channel: SocketChannel, authority: Authority) -> _Asked:
+    command = commands.build(authority, Opcode.HELLO, nonce=os.urandom(NONCE_BYTES))
+    start_ns = time.perf_counter_ns()
+    reply = await channel.exchange(Lane.WRITE, command.parts)
+    took_ms = (time.perf_counter_ns() - start_ns) / 1_000_000
+    answer = commands.parse_reply(command, reply)
+    assert answer.commitment is not None, "it was asked for with a nonce"
+    return _Asked(answer, answer.commitment, took_ms, time.time_ns() // 1_000_000)
+
+
+def _latency(took_ms: Sequence[float]) -> dict[str, Any] | None:
+    if not took_ms:
+        return None
+    ordered = sorted(took_ms)
+    return {
+        "count": len(ordered),
+        **{f"p{part}_ms": round(ordered[math.ceil(part / 100 * len(ordered)) - 1], 3) for part in (50, 99)},
+    }
+
+
+# merge-policies -------------------------------------------------------------------------------------------
+
+
+def _register_merge(evidence: click.Group) -> None:
+    seats = click.IntRange(1, SEATS_MAX)
 
     @verb(
         evidence,
-        "verify-receipt",
-        "perdure evidence verify-receipt --policy policy.json --array-id 9f86d081... receipt.json",
+        "merge-policies",
+        "perdure evidence merge-policies nitro.json sev-snp.json tdx.json -o policy.json --seats-per-root-max 1",
     )
-    @click.option("--policy", "policy_file", type=FILE, required=True, help="The array's evidence policy.")
-    @click.option("--array-id", metavar="HEX", help="The array that it must be about.")
-    @click.argument("file", type=FILE)
-    def verify_receipt(policy_file: Path, array_id: str | None, file: Path, as_json: bool) -> int:
-        """Check an erase receipt offline, and print what it proves. Exit code 0 only if everything holds.
+    @click.argument("files", type=FILE, nargs=-1, required=True)
+    @click.option("-o", "--output", "output_file", required=True, type=FILE, help="Where the joint policy goes.")
+    @click.option("--seats-per-root-max", type=seats, help="How many disks of an array may hang on one root.")
+    @click.option("--seats-per-domain-max", type=seats, help="How many disks of an array may be on one host or zone.")
+    def merge_policies(
+        files: tuple[Path, ...],
+        output_file: Path,
+        seats_per_root_max: int | None,
+        seats_per_domain_max: int | None,
+        as_json: bool,
+    ) -> int:
+        """Join policies into one, for an array over several platforms: it accepts what any of them accepts.
 
-        Each document is judged at its own time, so whoever needs to know when looks at the times.
+        Clocks may differ by the least that any of them allows.
         """
-        receipt = _receipt(file)
-        policy = artefacts.read_policy(policy_file)
-        _require_about(receipt, policy, array_id)
-        erased = judge(receipt, _attest(policy))
-        if not erased.is_beyond_recall:
-            raise Unproved(
-                f"{file} proves that no live disk holds the range, but dead ones of {len(erased.exposed_seats)} seats "
-                "may: enough to bring it back, if their hosts kept them running."
+        policies = {path: artefacts.read_policy(path) for path in files}
+        try:
+            merged = Policy(
+                roots=_union_of_roots(policies),
+                measurements=tuple({one for policy in policies.values() for one in policy.measurements}),
+                skew_ms_max=min(policy.skew_ms_max for policy in policies.values()),
+                seats_per_root_max=_agreed(policies, "seats_per_root_max", seats_per_root_max),
+                seats_per_domain_max=_agreed(policies, "seats_per_domain_max", seats_per_domain_max),
             )
-        value = _receipt_to_json(erased)
-        output.result(value, _receipt_text(erased, value), as_json=as_json)
+        except Misuse as error:
+            raise Misuse(f"{error} Nothing was written.") from None
+        artefacts.write_atomic(output_file, merged.to_json(), 0o644)
+        value = {
+            "policy": str(output_file),
+            "digest": merged.digest().hex(),
+            "roots": [root.name for root in merged.roots],
+            "measurements": len(merged.measurements),
+            "skew_ms_max": merged.skew_ms_max,
+            "seats_per_root_max": merged.seats_per_root_max,
+            "seats_per_domain_max": merged.seats_per_domain_max,
+        }
+        output.result(value, judging.lines(value), as_json=as_json)
         return 0
 
 
-def _receipt(file: Path) -> Receipt:
-    data = artefacts.read_bounded(file, "receipt", bytes_max=RECEIPT_BYTES_MAX)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Misuse(f"{file} is not JSON, so it is no erase receipt; nothing was verified.") from None
-    return Receipt.from_json(value)
+def _union_of_roots(policies: dict[Path, Policy]) -> tuple[TrustedRoot, ...]:
+    """All roots, equal ones once. Raises Misuse where two policies mean different things by one name or certificate."""
+    found: list[tuple[TrustedRoot, Path]] = []
+    for path, policy in policies.items():
+        for root in policy.roots:
+            alike = [(other, where) for other, where in found if _is_same_root(root, other)]
+            for other, where in alike:
+                if other != root:
+                    is_named_alike = (other.name, other.certificate) == (root.name, root.certificate)
+                    what = "the platform or limits" if is_named_alike else "the name or certificate"
+                    raise Misuse(f"{where} and {path} differ in {what} of root {root.name}; make them agree.")
+            if not alike:
+                found.append((root, path))
+    return tuple(root for root, _ in found)
 
 
-def _require_about(receipt: Receipt, policy: Policy, array_id: str | None) -> None:
-    genesis = receipt.genesis
-    if array_id is not None and array_id.lower() != genesis.array_id.hex():
-        raise WrongCommitment(f"The receipt is about array {genesis.array_id.hex()}, not about {array_id:.64}.")
-    if policy.digest() != genesis.policy_digest:
-        raise Misuse("The policy is not the one that the receipt's array was created with; nothing was verified.")
+def _is_same_root(one: TrustedRoot, other: TrustedRoot) -> bool:
+    return one.name == other.name or (one.platform, one.certificate) == (other.platform, other.certificate)
 
 
-def _attest(policy: Policy) -> Attest:
-    chains = nitro.ChainCache()
-
-    def attest(evidence: bytes, commitment: bytes) -> VerifiedEvidence:
-        at_ms = nitro.document_time_ms(evidence)
-        verified = nitro.verify(evidence, policy=policy, at_ms=at_ms, chains=chains)
-        nitro.expect_report_data(verified, commitment)
-        return verified
-
-    return attest
-
-
-def _receipt_to_json(erased: Erased) -> dict[str, Any]:
-    receipt, genesis = erased.receipt, erased.receipt.genesis
-    return {
-        "array_id": receipt.array_id.hex(),
-        "authority": genesis.authority.hex(),
-        "offset": receipt.offset,
-        "length": receipt.length,
-        "entry": receipt.entry,
-        "oldest_version": receipt.oldest,
-        "witnesses": [
-            {
-                "seat": witness.seat,
-                "instance": witness.instance.hex(),
-                "platform": str(witness.attested.platform),
-                "module_id": witness.attested.module_id,
-                "time": _rfc3339(witness.attested.time_ms),
-            }
-            for witness in erased.witnesses
-        ],
-        "departed": [
-            {"seat": gone.seat, "instance": gone.instance.hex(), "may_hold": gone.last >= receipt.oldest > 0}
-            for gone in erased.departed
-        ],
-        "seats_exposed": len(erased.exposed_seats),
-        "seats_needed": genesis.geometry.k,
-        "beyond_recall": erased.is_beyond_recall,
-    }
-
-
-def _receipt_text(erased: Erased, value: dict[str, Any]) -> str:
-    receipt, exposed = erased.receipt, len(erased.exposed_seats)
-    lines = [
-        f"Erased: {receipt.length} bytes from {receipt.offset} of array {value['array_id']}.",
-        f"{len(erased.witnesses)} disks, all members, proved that they hold nothing of it:",
-        *(
-            f"  seat {one['seat']}  {one['instance'][:16]}  {one['time']}  {one['module_id']}"
-            for one in value["witnesses"]
-        ),
-        f"Dead disks of {exposed} seats may hold fragments of it; it takes {value['seats_needed']} to bring it back.",
-        "What was written there after these times is another matter, and so is what was recorded on the way.",
-    ]
-    return "\n".join(lines)
-
-
-def _time_ms(text: str) -> int:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise Misuse(f"--at {text!r:.80} is not a time with its zone in RFC 3339; write it as 2026-05-01T12:00:00Z.")
-    return int(time.timestamp() * 1000)
-
-
-def _root(path: Path, platform: Platform, index: int) -> TrustedRoot:
-    data = artefacts.read_bounded(path, "certificate")
-    try:
-        is_pem = data.lstrip().startswith(b"-----BEGIN")
-        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
-    except ValueError:
-        raise Misuse(f"{path} is not an X.509 certificate, neither DER nor PEM; nothing was verified.") from None
-    return TrustedRoot(f"chain-root-{index}", platform, certificate.public_bytes(Encoding.DER))
-
-
-def _any_program(data: bytes, platform: Platform, roots: tuple[TrustedRoot, ...]) -> Policy:
-    """The built-in and the named roots, and whatever program the document says; its signature is still checked."""
-    known = {root.certificate for root in roots}
-    builtin = (TrustedRoot.builtin(name) for name in BUILTIN_CERTIFICATES)
-    roots += tuple(root for root in builtin if root.platform is platform and root.certificate not in known)
-    if not roots:
-        raise Misuse(
-            f"Platform {platform} has no root that is trusted by itself; name one with --chain-root or --policy."
-        )
-    pcrs = document.parse(cose.split(data).payload).pcrs
-    return Policy(roots, tuple(Measurement(root.name, pcrs[0], pcrs[1], pcrs[2]) for root in roots))
-
-
-def _narrowed(policy: Policy, platform: Platform, extra: tuple[TrustedRoot, ...]) -> Policy:
-    """The policy without other platforms' roots; its programs count under the extra roots too."""
-    known = {root.certificate for root in policy.roots}
-    roots = tuple(root for root in policy.roots if root.platform is platform)
-    named = {root.name for root in roots}
-    measured = [measurement for measurement in policy.measurements if measurement.root in named]
-    extra = tuple(root for root in extra if root.certificate not in known)
-    moved = {Measurement(root.name, m.pcr0, m.pcr1, m.pcr2) for root in extra for m in policy.measurements}
-    return Policy(roots + extra, (*measured, *moved), policy.skew_ms_max)
-
-
-def _to_json(verified: VerifiedEvidence, *, is_measured: bool) -> dict[str, Any]:
-    pcrs = verified.measurement
-    named = {"pcr0": pcrs.pcr0, "pcr1": pcrs.pcr1, "pcr2": pcrs.pcr2, "pcr4": pcrs.pcr4, "pcr8": pcrs.pcr8}
-    return {
-        "platform": verified.platform.value,
-        "root": verified.root,
-        "measurement": {name: None if pcr is None else pcr.hex() for name, pcr in named.items()},
-        "measurement_checked": is_measured,
-        "report_data": None if verified.report_data is None else verified.report_data.hex(),
-        "module_id": verified.module_id,
-        "time": _rfc3339(verified.time_ms),
-        "time_ms": verified.time_ms,
-        "leaf_not_after": _rfc3339(verified.leaf_not_after_ms),
-        "leaf_not_after_ms": verified.leaf_not_after_ms,
-    }
-
-
-def _rfc3339(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _flat(value: dict[str, Any]) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        pairs += list(item.items()) if isinstance(item, dict) else [(key, item)]
-    return pairs
+def _agreed(policies: dict[Path, Policy], name: str, wanted: int | None) -> int | None:
+    """The number of seats that was asked for, else the one in all policies. Raises Misuse."""
+    if wanted is not None:
+        return wanted
+    first, *others = {getattr(policy, name): None for policy in policies.values()}
+    if others:
+        raise Misuse(f"The policies differ in {name}; say what it shall be with --{name.replace('_', '-')}.")
+    assert first is None or isinstance(first, int)
+    return first

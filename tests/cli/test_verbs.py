@@ -14,13 +14,8 @@ from perdure.cli.main import cli, run
 from perdure.cli.options import Verb
 from perdure.image import eif
 from perdure.image.build import build_simulated
-from perdure.simtee.nsm import SimulatedNsm
 from perdure.simtee.pki import SimulatedRoot
 from tests.cli.rig import perdure
-from tests.evidence import support
-
-AT = "2023-11-14T22:13:20Z"
-"""The second in which the support module's simulated enclave signs."""
 
 
 def verbs(group=cli, path=()):
@@ -60,11 +55,15 @@ def test_the_verbs_are_these():
         "scrub",
         "erase",
         "disk run",
+        "disk relay",
         "image build",
+        "image fetch",
         "image measure",
         "key new",
         "evidence verify",
         "evidence verify-receipt",
+        "evidence ask",
+        "evidence merge-policies",
     }
 
 
@@ -108,9 +107,14 @@ def test_options_are_kebab_case(path):
         ["erase", "--json", "--config", "F", "--offset", "0", "--length", "4K", "-o", "F"],
         ["disk", "run", "--json", "--image", "F", "--listen", "unix:s", "--size", "4096", "--root-directory", "D"],
         ["image", "build", "--json", "--platform", "simulated", "--public-key", "zz", "-o", "F"],
+        ["image", "build", "--json", "--platform", "nitro", "--public-key", "02" + "79" * 32, "-o", "F"],
+        ["image", "fetch", "--json"],
         ["image", "measure", "--json", "F"],
         ["key", "new", "--json", "-o", "missing/F"],
-        ["evidence", "verify", "--json", "--platform", "nitro", "--at", AT, "F"],
+        ["evidence", "verify", "--json", "--platform", "nitro", "--at", "2026-05-01T12:00:00Z", "F"],
+        ["evidence", "verify-receipt", "--json", "--policy", "F", "F"],
+        ["evidence", "ask", "--json", "unix:s", "--authority-key-file", "F"],
+        ["evidence", "merge-policies", "--json", "F", "-o", "F"],
         ["nonsense", "--json"],
         ["up", "--json", "--nonsense"],
     ],
@@ -195,78 +199,3 @@ def test_a_policy_for_the_image_names_its_root_and_measurement(invoke, tmp_path)
         {"root": "simulated", **{name: json.loads(out)[name] for name in ("pcr0", "pcr1", "pcr2")}}
     ]
     assert policy["roots"][0]["certificate"] == SimulatedRoot.load_or_create(tmp_path / "root").der.hex()
-
-
-# Evidence -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def document(tmp_path):
-    """A file with a simulated document, and a policy file that accepts it."""
-    (tmp_path / "root.der").write_bytes(support.ROOT.der)
-    (tmp_path / "policy.json").write_bytes(support.POLICY.to_json())
-    path = tmp_path / "document.cbor"
-    path.write_bytes(support_document())
-    return path
-
-
-def support_document():
-    nsm = SimulatedNsm(
-        support.ROOT, support.PCRS, support.MODULE_ID, lambda: support.NOW_MS, draw=support.seeded("cli")
-    )
-    return nsm.attest(support.COMMITMENT)
-
-
-def verify(document, *words, at=AT, platform="simulated"):
-    return ["evidence", "verify", "--json", "--platform", platform, "--at", at, *words, document]
-
-
-def test_evidence_under_a_policy(invoke, document):
-    code, out, _ = invoke(*verify(document, "--policy", document.with_name("policy.json")))
-    value = json.loads(out)
-    assert code == 0
-    assert value["report_data"] == support.COMMITMENT.hex()
-    assert value["measurement"]["pcr1"] == support.PCRS[1].hex()
-    assert (value["platform"], value["root"], value["measurement_checked"]) == ("simulated", "simulated", True)
-    assert (value["time_ms"], value["time"]) == (support.NOW_MS, "2023-11-14T22:13:20.123Z")
-
-
-def test_evidence_under_a_root_alone_leaves_the_measurement_to_the_reader(invoke, document):
-    code, out, _ = invoke(*verify(document, "--chain-root", document.with_name("root.der")))
-    assert code == 0
-    assert json.loads(out)["measurement_checked"] is False
-
-
-@pytest.mark.parametrize(
-    ("words", "options", "error"),
-    [
-        ([], {}, "Misuse"),
-        (["--chain-root", "root.der"], {"at": "2031-01-01T00:00:00Z"}, "ExpiredEvidence"),
-        (["--chain-root", "root.der"], {"at": "yesterday"}, "Misuse"),
-        (["--chain-root", "root.der"], {"at": "2023-11-14T22:13:20"}, "Misuse"),
-        (["--chain-root", "policy.json"], {}, "Misuse"),
-        (["--policy", "policy.json"], {"platform": "nitro"}, "UntrustedRoot"),
-        ([], {"platform": "nitro"}, "UntrustedRoot"),
-    ],
-)
-def test_evidence_that_does_not_hold_has_its_error(invoke, document, monkeypatch, words, options, error):
-    monkeypatch.chdir(document.parent)
-    code, out, err = invoke(*verify(document, *words, **options))
-    assert code == 2
-    assert json.loads(out)["error"]["class"] == error
-    assert err.startswith("perdure: ")
-
-
-def test_evidence_of_another_program_is_refused_under_a_policy(invoke, document):
-    policy = document.with_name("policy.json")
-    policy.write_bytes(policy.read_bytes().replace(support.PCRS[2].hex().encode(), b"44" * 48))
-    code, out, _ = invoke(*verify(document, "--policy", policy))
-    assert (code, json.loads(out)["error"]["class"]) == (2, "WrongMeasurement")
-
-
-def test_altered_evidence_is_refused(invoke, document):
-    data = bytearray(document.read_bytes())
-    data[-1] ^= 1
-    document.write_bytes(data)
-    code, out, _ = invoke(*verify(document, "--policy", document.with_name("policy.json")))
-    assert (code, json.loads(out)["error"]["class"]) == (2, "BadSignature")

@@ -1,0 +1,146 @@
+"""`evidence verify-receipt`: check an erase receipt by hand, with no array at hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from perdure.array.receipt import Attest, Erased, Receipt, judge
+from perdure.cli import judging, output
+from perdure.cli.options import FILE, verb
+from perdure.errors import Misuse, Unproved, WrongCommitment
+from perdure.evidence.policy import Policy
+from perdure.evidence.verified import VerifiedEvidence
+from perdure.evidence.verifier import Verifier, stated_time_ms
+from perdure.service import artefacts
+
+RECEIPT_BYTES_MAX: Final = 1 << 28
+"""A document for each MiB of a disk that was erased: enough for a range of some ten GiB."""
+
+
+def register(evidence: click.Group) -> None:
+    """Add the verb to `perdure evidence`."""
+
+    @verb(
+        evidence,
+        "verify-receipt",
+        "perdure evidence verify-receipt --policy policy.json --array-id 9f86d081... receipt.json",
+    )
+    @click.option("--policy", "policy_file", type=FILE, required=True, help="The array's evidence policy.")
+    @click.option("--array-id", metavar="HEX", help="The array that it must be about.")
+    @click.option(
+        "--at", metavar="TIME", help="The time, RFC 3339, to judge evidence at that states none (default: now)."
+    )
+    @judging.hint_options
+    @click.argument("file", type=FILE)
+    def verify_receipt(
+        policy_file: Path,
+        array_id: str | None,
+        at: str | None,
+        chain_files: tuple[Path, ...],
+        collateral_files: tuple[Path, ...],
+        file: Path,
+        as_json: bool,
+    ) -> int:
+        """Check an erase receipt offline, and print what it proves. Exit code 0 only if everything holds.
+
+        Evidence that states its time is judged at that time, so whoever needs to know when looks at the times. On
+        other platforms it states none, and is judged at the time --at: the receipt does not prove when it was made.
+        """
+        at_ms = time.time_ns() // 1_000_000 if at is None else judging.at_ms(at)
+        receipt = _receipt(file)
+        policy = artefacts.read_policy(policy_file)
+        _require_about(receipt, policy, array_id)
+        verifier = Verifier(policy, judging.read_collateral(chain_files, collateral_files))
+        with judging.named_errors(as_json=as_json):
+            erased = judge(receipt, _attest(verifier, at_ms))
+        if not erased.is_beyond_recall:
+            raise Unproved(
+                f"{file} proves that no live disk holds the range, but dead ones of {len(erased.exposed_seats)} seats "
+                "may: enough to bring it back, if their hosts kept them running."
+            )
+        value = _to_json(erased, at_ms)
+        output.result(value, _text(erased, value), as_json=as_json)
+        return 0
+
+
+def _receipt(file: Path) -> Receipt:
+    data = artefacts.read_bounded(file, "receipt", bytes_max=RECEIPT_BYTES_MAX)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Misuse(f"{file} is not JSON, so it is no erase receipt; nothing was verified.") from None
+    return Receipt.from_json(value)
+
+
+def _require_about(receipt: Receipt, policy: Policy, array_id: str | None) -> None:
+    genesis = receipt.genesis
+    if array_id is not None and array_id.lower() != genesis.array_id.hex():
+        raise WrongCommitment(f"The receipt is about array {genesis.array_id.hex()}, not about {array_id:.64}.")
+    if policy.digest() != genesis.policy_digest:
+        raise Misuse("The policy is not the one that the receipt's array was created with; nothing was verified.")
+
+
+def _attest(verifier: Verifier, at_ms: int) -> Attest:
+    def attest(evidence: bytes, commitment: bytes) -> VerifiedEvidence:
+        stated_ms = stated_time_ms(evidence)
+        return verifier.verify(evidence, commitment, at_ms if stated_ms is None else stated_ms)
+
+    return attest
+
+
+def _to_json(erased: Erased, at_ms: int) -> dict[str, Any]:
+    receipt, genesis = erased.receipt, erased.receipt.genesis
+    times = {witness.instance: witness.attested.time_ms for witness in erased.witnesses}
+    return {
+        "array_id": receipt.array_id.hex(),
+        "authority": genesis.authority.hex(),
+        "offset": receipt.offset,
+        "length": receipt.length,
+        "entry": receipt.entry,
+        "oldest_version": receipt.oldest,
+        "witnesses": [
+            {
+                "seat": witness.seat,
+                "instance": witness.instance.hex(),
+                "platform": str(witness.attested.platform),
+                "module_id": witness.attested.module_id,
+                "time": None if (time_ms := times[witness.instance]) is None else judging.rfc3339(time_ms),
+            }
+            for witness in erased.witnesses
+        ],
+        "judged_at": judging.rfc3339(at_ms) if None in times.values() else None,
+        "departed": [
+            {"seat": gone.seat, "instance": gone.instance.hex(), "may_hold": gone.last >= receipt.oldest > 0}
+            for gone in erased.departed
+        ],
+        "seats_exposed": len(erased.exposed_seats),
+        "seats_needed": genesis.geometry.k,
+        "beyond_recall": erased.is_beyond_recall,
+    }
+
+
+def _text(erased: Erased, value: dict[str, Any]) -> str:
+    receipt, exposed, judged_at = erased.receipt, len(erased.exposed_seats), value["judged_at"]
+    lines = [
+        f"Erased: {receipt.length} bytes from {receipt.offset} of array {value['array_id']}.",
+        f"{len(erased.witnesses)} disks, all members, proved that they hold nothing of it:",
+        *(
+            f"  seat {one['seat']}  {one['instance'][:16]}  {one['time'] or 'no time stated':24}  {one['module_id']}"
+            for one in value["witnesses"]
+        ),
+    ]
+    if judged_at is not None:
+        lines.append(f"Evidence without a time was judged as of {judged_at}; when it was made is not proved by it.")
+    return "\n".join(
+        (
+            *lines,
+            f"Dead disks of {exposed} seats may hold fragments of it; "
+            f"it takes {value['seats_needed']} to bring it back.",
+            "What was written there later is another matter, and so is what was recorded on the way.",
+        )
+    )
