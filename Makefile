@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test lint sim model sim-bugs deaths mutants soak bench lock clean
+.PHONY: help setup setup-dev tools up down test test-vm lint sim model sim-bugs deaths mutants soak bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,8 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# command:Debian package that has it
+# command, or file, and the Debian package that has it
 TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-img:qemu-utils qemu-io:qemu-utils \
+	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
 	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
 
 # How apt-get may be run: by root, by sudo without a password, or not at all.
@@ -75,7 +76,8 @@ down: setup ## Stop serving; ARGS=--destroy ends the disks too
 
 tools:
 	@$(APT)
-	missing() { for tool in $(TOOLS); do command -v "$${tool%%:*}" >/dev/null || echo "$$tool"; done; }
+	there() { command -v "$$1" >/dev/null || [ -e "$$1" ]; }
+	missing() { for tool in $(TOOLS); do there "$${tool%%:*}" || echo "$$tool"; done; }
 	lacking=$$(missing)
 	if [ -n "$$lacking" ]; then
 		packages=$$(printf '%s\n' $$lacking | cut -d: -f2 | sort -u | tr '\n' ' ')
@@ -98,6 +100,9 @@ CORES := tests/array tests/disk tests/evidence tests/image tests/nbd tests/simte
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
 	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES)) tests $(LONG)
+
+test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them
+	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

@@ -1,0 +1,40 @@
+"""What the machines share: kernel and Python are fetched once, into build/vm, and kept there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.errors import PerdureError
+from perdure.service import images
+
+from .kernel import Kernel, debian_kernel
+from .machine import missing
+
+CACHE = Path(__file__).parents[2] / "build" / "vm"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lacking = missing()
+    for item in items:
+        if lacking and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=f"NO IMAGE WAS BOOTED: {', '.join(lacking)} is not here"))
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Kernel:
+    return debian_kernel(CACHE / "kernel")
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Path:
+    """The packages of the image's Python: those that are locked, or what there is where these are not to be had."""
+    directory = CACHE / "runtime"
+    try:
+        images.fetch(directory)
+    except PerdureError:
+        directory = CACHE / "runtime-newest"
+        if not (directory / images.LOCK_FILE).exists():
+            images.fetch(directory, newest=True)
+    return directory
