@@ -15,12 +15,12 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -198,6 +198,9 @@ class FileSystem(Protocol):
     ready: Event
 
 
+LIBFUSES_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+
+
 @contextmanager
 def mounted(operations: FileSystem, folder: Path) -> Iterator[Path]:
     """Run `operations` as a file system for as long as the context lasts. Skips the test where this cannot be."""
@@ -215,13 +218,13 @@ def mounted(operations: FileSystem, folder: Path) -> Iterator[Path]:
         with suppress(RuntimeError):  # it cannot be mounted: said below
             mfusepy.FUSE(operations, str(folder), **options)
 
+    before = {number: signal.getsignal(number) for number in LIBFUSES_SIGNALS}
     thread = Thread(target=serve, daemon=True)
     thread.start()
     while not operations.ready.wait(0.01):
         if not thread.is_alive():
             pytest.skip(f"{untested} FUSE may not be mounted here")
-    for number in (signal.SIGHUP, signal.SIGTERM):  # libfuse has taken them
-        signal.signal(number, signal.getsignal(number))
+    _restore(before)
     root = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         subprocess.run([fusermount, "-u", "-z", folder], check=True, timeout=WAIT_S)
@@ -230,3 +233,10 @@ def mounted(operations: FileSystem, folder: Path) -> Iterator[Path]:
         os.close(root)
         thread.join(WAIT_S)
         assert not thread.is_alive()
+        _restore(before)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """libfuse takes signals when it starts, and when it ends it leaves them at their defaults: SIGPIPE kills then."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

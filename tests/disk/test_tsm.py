@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from perdure.disk.tsm import PAUSES_S, TsmReports
 from perdure.evidence import envelope
 
-from .configfs import Entry, TsmKernel, failure, mounted
+from .configfs import LIBFUSES_SIGNALS, Entry, TsmKernel, failure, mounted
 
 DATA = bytes(range(64))
 OTHER = b"o" * 64
@@ -331,3 +332,16 @@ def test_the_mounted_kernel_does_what_linux_does(snp: TsmKernel, folder: str) ->
     (entry / "inblob").write_bytes(OTHER)
     assert (entry / "outblob").read_bytes() == snp_report(OTHER, 0)[0]
     assert (entry / "generation").read_text() == "3\n"
+
+
+def test_the_stand_in_leaves_the_process_its_signals(tmp_path: Path, snp: TsmKernel) -> None:
+    """libfuse would leave SIGPIPE deadly, and the next peer that hangs up would end the whole run."""
+    before = [signal.getsignal(number) for number in LIBFUSES_SIGNALS]
+    with mounted(snp, tmp_path):
+        pass
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        os.write(writer, b"x")
+    os.close(writer)
+    assert [signal.getsignal(number) for number in LIBFUSES_SIGNALS] == before
