@@ -39,22 +39,41 @@ SURVIVORS = Path(__file__).with_name("survivors.md")
 SECONDS_MAX = 300
 DISK = "tests/disk/test_"
 EVIDENCE = "tests/evidence/test_"
-WHOLE = f"{EVIDENCE}nitro.py"
+NITRO = "tests/evidence/nitro/test_"
+WHOLE = f"{NITRO}verifier.py"
+SNP, TDX, TPM = "tests/evidence/snp", "tests/evidence/tdx", "tests/evidence/tpm"
 TESTS = {
     "perdure/disk/core.py": [f"{DISK}core.py", f"{DISK}serve.py"],
     "perdure/disk/wire.py": [f"{DISK}wire.py", f"{DISK}core.py", "tests/spec/test_vectors.py"],
     "perdure/disk/serve.py": [f"{DISK}serve.py", f"{DISK}main.py", "tests/spec/test_vectors.py"],
     "perdure/disk/address.py": [f"{DISK}address.py", f"{DISK}main.py"],
     "perdure/disk/nsm.py": [f"{DISK}nsm.py", f"{DISK}main.py"],
+    "perdure/disk/tsm.py": [f"{DISK}tsm.py"],
+    "perdure/disk/tpm.py": [f"{DISK}tpm.py"],
+    "perdure/disk/init.py": [f"{DISK}init.py"],
     "perdure/disk/main.py": [f"{DISK}main.py", f"{DISK}trusted_base.py"],
-    "perdure/evidence/chain.py": [f"{EVIDENCE}chain.py", WHOLE],
-    "perdure/evidence/nitro.py": [WHOLE],
-    "perdure/evidence/document.py": [f"{EVIDENCE}document.py", WHOLE],
-    "perdure/evidence/cose.py": [f"{EVIDENCE}cose.py", WHOLE],
-    "perdure/evidence/cbor.py": [f"{EVIDENCE}cbor.py", WHOLE],
+    "perdure/evidence/nitro/chain.py": [f"{NITRO}chain.py", WHOLE],
+    "perdure/evidence/nitro/verifier.py": [WHOLE],
+    "perdure/evidence/nitro/document.py": [f"{NITRO}document.py", WHOLE],
+    "perdure/evidence/nitro/cose.py": [f"{NITRO}cose.py", WHOLE],
+    "perdure/evidence/nitro/cbor.py": [f"{NITRO}cbor.py", WHOLE],
     "perdure/evidence/policy.py": [f"{EVIDENCE}policy.py", f"{EVIDENCE}roots.py", WHOLE],
     "perdure/evidence/roots.py": [f"{EVIDENCE}roots.py", f"{EVIDENCE}policy.py", WHOLE],
-    "perdure/evidence/verified.py": [WHOLE],
+    "perdure/evidence/verified.py": [WHOLE, f"{EVIDENCE}verifier.py"],
+    "perdure/evidence/verifier.py": [f"{EVIDENCE}verifier.py"],
+    "perdure/evidence/envelope.py": [f"{EVIDENCE}envelope.py"],
+    "perdure/evidence/limits.py": [f"{EVIDENCE}limits.py", f"{EVIDENCE}policy.py"],
+    "perdure/evidence/measurement.py": [f"{EVIDENCE}measurement.py", f"{EVIDENCE}policy.py"],
+    "perdure/evidence/snp/report.py": [SNP],
+    "perdure/evidence/snp/certificates.py": [SNP],
+    "perdure/evidence/snp/verifier.py": [SNP],
+    "perdure/evidence/tdx/quote.py": [TDX],
+    "perdure/evidence/tdx/chain.py": [TDX],
+    "perdure/evidence/tdx/collateral.py": [TDX],
+    "perdure/evidence/tdx/verifier.py": [TDX],
+    "perdure/evidence/tpm/quote.py": [TPM],
+    "perdure/evidence/tpm/certificates.py": [TPM],
+    "perdure/evidence/tpm/verifier.py": [TPM],
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
