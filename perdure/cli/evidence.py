@@ -83,7 +83,7 @@ def _register_verify(evidence: click.Group) -> None:
         file: Path,
         as_json: bool,
     ) -> int:
-        """Verify evidence as of a time, and print what it proves. Exit code 0 only if everything holds.
+        """Verify evidence as of a time, and print what it proves, as JSON. Exit code 0 only if everything holds.
 
         FILE is what the hardware made (a document of Nitro or NitroTPM, an SEV-SNP report, a TDX quote, a TPM's
         TPMS_ATTEST) or what a disk sent, from `perdure evidence ask`.
@@ -108,8 +108,7 @@ def _register_verify(evidence: click.Group) -> None:
             if commitment is not None:
                 expect_report_data(verified, commitment)
             limits = judging.Judgement(data, stated, policy, collateral, at_ms).limits()
-        value = judging.to_json(verified, limits, is_checked=given is not None)
-        output.result(value, judging.lines(value), as_json=as_json)
+        output.result(judging.to_json(verified, limits, is_checked=given is not None), "", as_json=True)
         return 0
 
 

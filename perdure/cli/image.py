@@ -47,7 +47,7 @@ def register(cli: click.Group) -> None:
     @verb(
         image,
         "build",
-        "perdure image build --platform nitro --kernel bzImage --init-blobs blobs --runtime runtime \\\n"
+        "perdure image build --platform nitro --kernel bzImage --init-blobs blobs \\\n"
         "    --authority-key-file authority.key -o disk.eif --policy measurements.json",
     )
     @click.option("--platform", required=True, type=click.Choice([one.value for one in PLATFORMS]), help="Its TEE.")
@@ -55,7 +55,11 @@ def register(cli: click.Group) -> None:
     @click.option("--public-key", metavar="HEX", help="Instead: the public half, 33 bytes compressed, in hexadecimal.")
     @click.option("--kernel", type=FILE, help="The kernel (bzImage).")
     @click.option("--init-blobs", type=DIRECTORY, help="The kernel's modules, and its command line if not --cmdline.")
-    @click.option("--runtime", type=DIRECTORY, help="The packages of the image's Python, from `perdure image fetch`.")
+    @click.option(
+        "--runtime",
+        type=DIRECTORY,
+        help="The packages of the image's Python, from `perdure image fetch`.  [default: fetched into the cache]",
+    )
     @click.option("--cmdline", help="The kernel's command line.  [default: the blobs', else AWS's for Nitro]")
     @click.option("-o", "--output", "output_file", required=True, type=FILE, help="Where EIF or initramfs goes.")
     @click.option("--policy", "policy_file", type=FILE, help="Also write a policy that accepts this image alone.")
@@ -108,14 +112,13 @@ def _simulated(given: Mapping[str, Any], authority: bytes) -> dict[str, Any]:
 
 
 def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> dict[str, Any]:
-    for name in ("kernel", "runtime"):
-        if given[name] is None:
-            raise Misuse(f"An image for {platform} needs --{name}; nothing was written.")
+    if given["kernel"] is None:
+        raise Misuse(f"An image for {platform} needs --kernel; nothing was written.")
     kernel = inputs.read_kernel(given["kernel"])
     blobs = inputs.Blobs({}, None) if given["init_blobs"] is None else inputs.read_blobs(given["init_blobs"])
     nitros = images.NITRO_CMDLINE.decode() if platform is Platform.NITRO else ""
     cmdline = next(one for one in (given["cmdline"], blobs.cmdline, nitros) if one is not None)
-    program = images.program_ramdisk(platform, inputs.read_runtime(given["runtime"]), blobs.modules)
+    program = images.program_ramdisk(platform, inputs.read_runtime(_runtime(given["runtime"])), blobs.modules)
     if platform is Platform.NITRO:
         data = images.build_nitro(kernel, cmdline.encode(), program, authority)
         registers = _pcrs(eif.parse(data))
@@ -129,6 +132,16 @@ def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> dic
     if given["policy_file"] is not None:
         policy = inputs.policy_of(_root(platform, given), registers)
     return {"data": data, "policy": policy, "registers": registers, "cmdline": cmdline}
+
+
+def _runtime(given: Path | None) -> Path:
+    """The folder of the image's Python: the one that was named, else one in the user's cache, complete."""
+    if given is not None:
+        return given
+    directory = inputs.cached_runtime()
+    with output.progress(f"looking for the packages of the image's Python in {directory}"):
+        inputs.fetch(directory)
+    return directory
 
 
 def _machine_registers(platform: Platform, given: Mapping[str, Any], data: bytes, cmdline: str) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ packages of the image's Python. What is built of them depends on their bytes alo
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def read_runtime(directory: Path) -> dict[str, bytes]:
     limit = runtime.PACKAGE_BYTES_MAX
     inputs = {path.name: artefacts.read_bounded(path, "package", bytes_max=limit) for path in found}
     return runtime.unpack(packages, inputs)
+
+
+def cached_runtime() -> Path:
+    """The folder in the user's cache for the release's packages."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "perdure" / "runtime"
 
 
 def fetch(directory: Path, *, newest: bool = False) -> list[str]:

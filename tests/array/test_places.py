@@ -72,6 +72,14 @@ def test_the_operators_zones_count_as_domains_and_addresses_without_one_do_not()
     Spread(per_domain=3, zones=zones).require(SHAPE, places)
 
 
+def test_disks_whose_platform_names_no_host_count_for_none() -> None:
+    places = [Place(f"disk-{at}", Said(root, module_id="")) for at, root in enumerate("aabbc")]
+    assert all(place.attested.host is None for place in places)
+    Spread(per_domain=1).require(SHAPE, places)
+    with pytest.raises(Misuse, match="root a"):
+        Spread(per_root=1, per_domain=1).require(SHAPE, places)
+
+
 def test_the_policy_may_allow_more_of_either_and_not_of_the_other() -> None:
     Spread(per_root=5).require(SHAPE, _places("aaaaa", "12345"))
     with pytest.raises(Misuse, match="root"):

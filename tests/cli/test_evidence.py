@@ -21,6 +21,7 @@ from perdure.array.create import create
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.roster import Departed
 from perdure.array.world import World
+from perdure.cli import judging
 from perdure.cli.main import run
 from perdure.disk import wire
 from perdure.evidence import envelope
@@ -128,10 +129,14 @@ def test_evidence_under_a_root_alone_leaves_the_measurement_to_the_reader(folder
     assert (done.json["measurement_checked"], done.json["root"]) == (False, "chain-root-0")
 
 
-def test_people_get_aligned_lines(folder):
+def test_what_verify_prints_is_json_with_or_without_the_option(folder):
     done = simulated(folder, roots=[pem(support.ROOT.der)], as_json=False)
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
+    assert done.json == simulated(folder, roots=[pem(support.ROOT.der)]).json
+
+
+def test_people_who_ask_a_disk_get_aligned_lines(folder):
+    lines = judging.lines(simulated(folder, roots=[pem(support.ROOT.der)]).json).splitlines()
     width = max(len(line.split()[0]) for line in lines)
     assert all(line[width : width + 2] == "  " != line[width + 2] for line in lines)
     shown = dict(line.split(maxsplit=1) for line in lines)

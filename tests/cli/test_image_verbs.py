@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from perdure.evidence.limits import Tcb
 from perdure.evidence.policy import Policy
 from perdure.evidence.roots import BUILTIN_CERTIFICATES, Platform
 from perdure.image import build, cpio, eif, expected
+from perdure.service import images
 from tests.evidence.support import VECTORS, needs_vectors
 from tests.image.firmware import firmware
 from tests.image.packages import RUNTIME
@@ -288,12 +290,36 @@ def test_refuses(platform, words, sentence, refused):
     assert sentence in refused(platform, *words)
 
 
+def without(name):
+    at = USUAL.index(name)
+    return (*USUAL[:at], *USUAL[at + 2 :])
+
+
 @pytest.mark.parametrize("platform", build.BOOTS)
-@pytest.mark.parametrize("name", ["kernel", "runtime"])
-def test_each_platform_needs_kernel_and_python(platform, name, refused):
-    at = USUAL.index(f"--{name}")
-    usual = (*USUAL[:at], *USUAL[at + 2 :])
-    assert refused(platform, usual=usual) == f"An image for {platform} needs --{name}; nothing was written."
+def test_each_platform_needs_a_kernel(platform, refused):
+    assert (
+        refused(platform, usual=without("--kernel")) == f"An image for {platform} needs --kernel; nothing was written."
+    )
+
+
+def test_the_python_of_an_image_comes_from_the_cache_unless_it_is_named(here, invoke, monkeypatch):
+    fetched = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+
+    def fetch(directory):
+        fetched.append(directory)
+        directory.parent.mkdir(parents=True)
+        shutil.copytree(here / "runtime", directory)
+
+    monkeypatch.setattr(images, "fetch", fetch)
+    build_ = ("image", "build", "--platform", "nitro", "-o")
+    invoke(*build_, "cached.eif", *without("--runtime"))
+    assert fetched == [here / "cache" / "perdure" / "runtime"]
+    invoke(*build_, "named.eif", *USUAL)
+    assert (here / "cached.eif").read_bytes() == (here / "named.eif").read_bytes()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(here))
+    assert images.cached_runtime() == here / ".cache" / "perdure" / "runtime"
 
 
 def test_an_authority_must_be_named(refused):

@@ -44,6 +44,12 @@ def test_a_tcb_reaches_itself_and_the_floor_of_nothing():
     assert not Tcb(0, 0, 0, 0).is_at_least(FLOOR)
 
 
+@pytest.mark.parametrize("wrong", [None, 3, (1, 2, 3, 4), asdict(FLOOR)])
+def test_a_floor_is_a_tcb(wrong):
+    with pytest.raises(Misuse, match="tcb_min is a TCB"):
+        SnpLimits(wrong)
+
+
 def test_tcbs_have_no_order_that_could_be_taken_for_the_floors():
     with pytest.raises(TypeError):
         assert replace(FLOOR, fmc=51) > FLOOR
