@@ -43,11 +43,18 @@ REGISTERS: Final[Mapping[Platform, Registers]] = {
         {"mrtd": 48, "rtmr0": 48, "rtmr1": 48, "rtmr2": 48},
         {"rtmr3": 48, "mrconfigid": 48, "mrowner": 48, "mrownerconfig": 48},
     ),
-    # The bank of SHA-256. PCR0 is the firmware, which measures what it starts; PCR4 is what it starts, a kernel; PCR9
-    # is what that is given: the initramfs, hence program and authority, and the command line.
-    Platform.TPM: Registers(_pcrs(0, 4, 9, length=32), _pcrs(1, 2, 3, *range(5, 9), *range(10, 24), length=32)),
-    # The bank of SHA-384. AWS names 4 (the boot image), 7 (secure boot) and 12 (the kernel's command line) meaningful.
-    Platform.NITROTPM: Registers(_pcrs(4, 7, length=48), _pcrs(0, 1, 2, 3, 5, 6, *range(8, 24), length=48)),
+    # The bank of SHA-256. PCR0 is the firmware, which measures what it starts; PCR2 is the code that it loads from
+    # devices and as drivers; PCR4 is what it boots, a kernel; PCR9 is what that is given: the initramfs, hence program
+    # and authority, and the command line.
+    Platform.TPM: Registers(
+        _pcrs(0, 2, 4, 9, length=32), _pcrs(*(number for number in range(24) if number not in (0, 2, 4, 9)), length=32)
+    ),
+    # The bank of SHA-384. AWS names 4 (the boot image), 7 (secure boot) and 12 (the kernel's command line) meaningful;
+    # drivers are in 2 there too.
+    Platform.NITROTPM: Registers(
+        _pcrs(2, 4, 7, 12, length=48),
+        _pcrs(*(number for number in range(24) if number not in (2, 4, 7, 12)), length=48),
+    ),
 }
 
 

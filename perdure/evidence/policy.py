@@ -27,6 +27,8 @@ DIGEST_TAG: Final = b"perdure/policy/1"
 SKEW_MS_DEFAULT: Final = 60_000
 SKEW_MS_MAX: Final = 3 * 60 * 60 * 1000  # the lifetime of a Nitro leaf: more would say nothing
 SEATS_MAX: Final = 16
+POLICY_BYTES_MAX: Final = 1 << 17
+"""A policy of some hundred programs; what JSON makes of more could be fifty times as large."""
 _KEYS: Final = {
     "version",
     "roots",
@@ -164,6 +166,8 @@ class Policy:
     @classmethod
     def from_json(cls, data: bytes) -> Policy:
         """Read a policy; order and white space are free, all else is strict. Raises Misuse that names the key."""
+        if len(data) > POLICY_BYTES_MAX:
+            raise Misuse(f"The policy has more than {POLICY_BYTES_MAX} bytes.")
         try:
             value = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:

@@ -29,6 +29,7 @@ class VerifiedEvidence:
     `module_id` names this launch of this machine, and `host` the machine, both as far as the platform tells; `host` is
     None when it does not. `time_ms` is the hardware's clock when it signed, in Unix milliseconds, None when the
     platform's evidence carries no time. `not_after_ms` is when the certificates it hangs on end.
+    `nonce` and `public_key` are what AWS's documents can carry besides; a disk of ours leaves both out.
     """
 
     platform: Platform
@@ -39,6 +40,8 @@ class VerifiedEvidence:
     host: str | None
     time_ms: int | None
     not_after_ms: int
+    nonce: bytes | None = None
+    public_key: bytes | None = None
 
 
 def expect_report_data(verified: VerifiedEvidence, commitment: bytes) -> None:

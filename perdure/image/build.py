@@ -39,6 +39,8 @@ DISK_PORT: Final = 7000
 
 _PROGRAM_DIRECTORY: Final = "perdure-disk"
 _INIT: Final = "init.py"
+_RUNTIMES: Final = ("usr/", "lib/", "lib64/", f"{_PROGRAM_DIRECTORY}/coincurve/")
+"""Where an interpreter's files may be: no lock can put others in place of init's, the program's or the modules'."""
 _SHEBANG: Final = b"#!/usr/bin/python3.11 -ISB\n"
 _DOORS: Final = {"nsm": "nsm.py", "tsm": "tsm.py", "tpm": "tpm.py"}
 _MAIN: Final = b"import sys\n\nfrom perdure.disk.main import main\n\nsys.exit(main())\n"
@@ -99,6 +101,8 @@ def program_ramdisk(platform: Platform, runtime: Mapping[str, bytes], modules: M
     `runtime` comes from `perdure.image.runtime.unpack`. The host's choices are not in it, nor is the authority: for one
     release, kernel and platform it is one constant. Raises Misuse for a platform without images, or a bad module name.
     """
+    if strange := sorted(name for name in runtime if not name.startswith(_RUNTIMES)):
+        raise Misuse(f"The image's Python would bring {strange[0]!r:.80}, which is not its own.")
     if platform not in BOOTS:
         raise Misuse(f"There are no images for platform {platform}; there are for {', '.join(BOOTS)}.")
     boot = BOOTS[platform]

@@ -96,7 +96,7 @@ def _from_wheel(package: Package, data: bytes) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {f"perdure-disk/{name}": archive.read(name) for name in package.files}
-    except (zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # zipfile has many ways to dislike an archive
         raise Misuse(f"The wheel {package.file_name} cannot be read: {error!s:.80}.") from None
 
 
@@ -105,7 +105,7 @@ def _from_deb(package: Package, data: bytes) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(lzma.decompress(_ar_member(data, b"data.tar.xz")))) as archive:
             members = {member.name.removeprefix("./"): member for member in archive}
             return {name: _contents(archive, members, name) for name in package.files}
-    except (tarfile.TarError, lzma.LZMAError, KeyError) as error:
+    except Exception as error:  # so have tarfile and lzma
         raise Misuse(f"The package {package.file_name} cannot be read: {error!s:.80}.") from None
 
 

@@ -54,7 +54,7 @@ class SimulatedRoot(Issuer):
     @classmethod
     def create(cls, draw: Draw = os.urandom) -> SimulatedRoot:
         """Return a new root that is nowhere stored."""
-        key, name = _new_key(draw), _name(_SUFFIX)
+        key, name = _new_key(draw), simulated_name(_SUFFIX)
         builder = _builder(name, name, key, _ROOT_NOT_BEFORE, _ROOT_NOT_AFTER, draw)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -149,7 +149,7 @@ class LeafChain:
     def _issue(self, number: int, now: datetime) -> Issuer:
         level, issuer, key = _LEVELS[number], self._path[-1], _new_key(self._draw)
         window = (now - level.backdated, now + level.lifetime)
-        builder = _builder(_name(self._names[number]()), issuer.certificate.subject, key, *window, self._draw)
+        builder = _builder(simulated_name(self._names[number]()), issuer.certificate.subject, key, *window, self._draw)
         if number == _LEAF:
             builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             builder = builder.add_extension(_usage(signature=True, commitment=True), critical=False)
@@ -191,7 +191,8 @@ def _new_key(draw: Draw) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(draw(56), "big") % (_P384_ORDER - 1) + 1, ec.SECP384R1())
 
 
-def _name(common_name: str) -> x509.Name:
+def simulated_name(common_name: str) -> x509.Name:
+    """The name of a holder or issuer, which says that it is simulated."""
     parts = (
         (NameOID.COUNTRY_NAME, "ZZ"),
         (NameOID.ORGANIZATION_NAME, "Perdure"),

@@ -6,11 +6,12 @@ firmware would have done is done here with the TPM's own commands (TCG, "TPM 2.0
     attestation key  restricted, signs only; ECDSA on P-256 with SHA-256; endorsement hierarchy; handle 0x81000003
     its certificate  by a simulated root, at NV index 0x01C101D0, padded with zeros as in real machines
     PCR0             extended by SHA-256("perdure simulated firmware, version 1")
+    PCR2             extended by SHA-256(four zero bytes), a separator: no driver was loaded
     PCR4             extended by SHA-256(kernel | command line | first ramdisk)
     PCR9             extended by SHA-256(the other ramdisks, joined)
 
 all in the bank of SHA-256, each once, from zero. So PCR4 names the program and PCR9 the authority. Parts are joined
-without lengths, so a policy should list all three.
+without lengths, so a policy has to list them all.
 
 It protects nothing: whoever holds the root's directory, or this process, can have anything signed.
 """
@@ -34,7 +35,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.x509.oid import ObjectIdentifier
 
 from perdure.disk.tpm import (
     ATTESTATION_KEY,
@@ -49,10 +50,11 @@ from perdure.disk.tpm import (
 )
 from perdure.errors import Misuse
 from perdure.image.eif import Eif
-from perdure.simtee.pki import Draw, SimulatedRoot
+from perdure.simtee.pki import Draw, SimulatedRoot, simulated_name
 from perdure.simtee.process import die_with
 
 FIRMWARE: Final = b"perdure simulated firmware, version 1"
+SEPARATOR: Final = bytes(4)
 ROOT_DIRECTORY: Final = "tpm"
 """Below the directory of the simulated platforms' roots: here is the one for TPMs."""
 PROGRAM: Final = "swtpm"
@@ -92,7 +94,8 @@ class TpmRoot(SimulatedRoot):
     def create(cls, draw: Draw = os.urandom) -> TpmRoot:
         """Return a new root that is nowhere stored."""
         key = SimulatedRoot.create(draw).key
-        name = _name(f"{draw(4).hex()}.{_SUFFIX}")  # of its own, so that keys under another root do not seem to be its
+        # A name of its own, so that keys under another root do not seem to be its.
+        name = simulated_name(f"{draw(4).hex()}.{_SUFFIX}")
         certificate = _certificate(name, name, key.public_key(), key, _ROOT_WINDOW, draw)
         return cls(key, certificate, certificate.public_bytes(Encoding.DER))
 
@@ -109,7 +112,7 @@ class TpmRoot(SimulatedRoot):
         """Return the certificate (DER) of an attestation key, valid for a year from now, with `name` in its name."""
         now = datetime.now(UTC).replace(microsecond=0)
         window = (now - _BACKDATED, now + CERTIFICATE_LIFETIME)
-        subject = _name(f"{name}.{_SUFFIX}")
+        subject = simulated_name(f"{name}.{_SUFFIX}")
         certificate = _certificate(subject, self.certificate.subject, key, self.key, window, draw)
         return certificate.public_bytes(Encoding.DER)
 
@@ -211,7 +214,9 @@ def _events(parts: Eif) -> dict[int, bytes]:
     """What the firmware extends PCRs by."""
     boot = parts.kernel + parts.cmdline + parts.ramdisks[0]
     rest = b"".join(parts.ramdisks[1:])
-    return {number: hashlib.sha256(data).digest() for number, data in ((0, FIRMWARE), (4, boot), (9, rest))}
+    return {
+        number: hashlib.sha256(data).digest() for number, data in ((0, FIRMWARE), (2, SEPARATOR), (4, boot), (9, rest))
+    }
 
 
 def _start(program: str, directory: str, fd: int) -> subprocess.Popen[bytes]:
@@ -276,13 +281,3 @@ def _certificate(
         builder = builder.add_extension(issuers, critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage([_AIK]), critical=False)
     return builder.sign(issuer_key, SHA384(), ecdsa_deterministic=True)
-
-
-def _name(common_name: str) -> x509.Name:
-    parts = (
-        (NameOID.COUNTRY_NAME, "ZZ"),
-        (NameOID.ORGANIZATION_NAME, "Perdure"),
-        (NameOID.ORGANIZATIONAL_UNIT_NAME, "simulated"),
-        (NameOID.COMMON_NAME, common_name),
-    )
-    return x509.Name([x509.NameAttribute(oid, value) for oid, value in parts])

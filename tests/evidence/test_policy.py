@@ -78,6 +78,8 @@ MEASUREMENTS = json.loads(FULL.to_json())["measurements"]
         (b"", "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b" " * (1 << 17) + b"{}", "more than 131072 bytes"),
+        (b" " * ((1 << 17) - 2) + b"{}", "lacks the key"),
         (b"[]", "policy is not an object"),
         (b'{"version":1,"version":1}', "same key twice"),
         (changed(version=2), "version is 2"),

@@ -87,7 +87,7 @@ def machine():
     evidence = document(module_id=f"{INSTANCE_ID}-tpm0000000000000000", pcrs=..., nitrotpm_pcrs=pcrs)
     policy = Policy(
         (TrustedRoot("machines", Platform.NITROTPM, support.ROOT.der),),
-        (Measurement.of("machines", {"pcr4": pcrs[4], "pcr7": pcrs[7]}),),
+        (Measurement.of("machines", {f"pcr{index}": pcrs[index] for index in (2, 4, 7, 12)}),),
     )
     return Case(evidence, policy, support.ROOT.der)
 
@@ -609,7 +609,7 @@ def test_a_real_machines_document_is_verified_under_the_root_for_machines_alone(
     record = expected("nitrotpm")["vaportpm-2026-02-03.cbor"]
     evidence = read("nitrotpm", "vaportpm-2026-02-03.cbor")
     pcrs = {f"pcr{index}": bytes.fromhex(pcr) for index, pcr in record["nitrotpm_pcrs"].items()}
-    machines = built_in("aws-nitrotpm-g1", {name: pcrs[name] for name in ("pcr4", "pcr7", "pcr12")})
+    machines = built_in("aws-nitrotpm-g1", {name: pcrs[name] for name in ("pcr2", "pcr4", "pcr7", "pcr12")})
     verified = Verifier(machines).read(evidence, stated_time_ms(evidence))
     assert (verified.platform, verified.measurement) == (Platform.NITROTPM, pcrs)
     enclaves = built_in("aws-nitro-g1", {name: pcrs[name] for name in ("pcr0", "pcr1", "pcr2")})
@@ -692,7 +692,7 @@ def test_a_real_tpms_quote_is_read_under_a_root_that_vouches_for_its_key():
     public = load_pem_public_key(read("tpm", "swtpm-ak.pem"))
     ak = tpm.ISSUER.issue("AK", public, tpm.AK_EXTENSIONS).public_bytes(Encoding.DER)
     evidence = envelope.seal(envelope.TPM, *(read("tpm", f"swtpm-quote.{part}") for part in ("msg", "sig", "pcrs")), ak)
-    policy = tpm.policy_for(tpm.ROOT.der, **{f"pcr{number}": bytes(32) for number in (0, 4, 9)})
+    policy = tpm.policy_for(tpm.ROOT.der, **{f"pcr{number}": bytes(32) for number in (0, 2, 4, 9)})
     verifier = Verifier(policy, Collateral((tpm.ISSUER.der,)))
     with pytest.raises(ForbiddenLaunch):
         verifier.read(evidence, NOW_MS)

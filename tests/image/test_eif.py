@@ -1,10 +1,8 @@
 import hashlib
 import json
-import os
 import struct
 import zlib
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import cbor2
 import pytest
@@ -18,9 +16,10 @@ from hypothesis import strategies as st
 
 from perdure.errors import Misuse
 from perdure.image import eif
+from tests.evidence.support import VECTORS
 
-VECTORS = Path(os.environ.get("PERDURE_VECTORS", Path(__file__).parents[3] / "shared" / "vectors")) / "eif"
-RECORD_FILE = VECTORS / "synthetic-expected.json"
+IMAGES = VECTORS / "eif"
+RECORD_FILE = IMAGES / "synthetic-expected.json"
 RECORDS = json.loads(RECORD_FILE.read_text()) if RECORD_FILE.exists() else {}
 needs_vectors = pytest.mark.skipif(
     not RECORDS, reason=f"IMAGE FORMAT NOT TESTED AGAINST OTHERS: there is no {RECORD_FILE}; set PERDURE_VECTORS"
@@ -68,7 +67,7 @@ K, C, R, M, S = (
 @needs_vectors
 @pytest.mark.parametrize("name", RECORDS)
 def test_images_of_other_tools_have_the_pcrs_of_their_record(name):
-    record, image = RECORDS[name], (VECTORS / name).read_bytes()
+    record, image = RECORDS[name], (IMAGES / name).read_bytes()
     assert hashlib.sha256(image).hexdigest() == record["sha256"]
     parts = eif.parse(image)
     pcrs = eif.measure(parts)

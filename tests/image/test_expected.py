@@ -51,7 +51,7 @@ def test_the_measurement_is_that_of_the_tool_that_launches_such_guests(folder, c
     assert len(found) == 48
 
 
-def test_everything_that_a_host_chooses_is_in_the_measurement(folder):
+def test_firmware_kernel_initramfs_command_line_and_processors_are_in_the_measurement(folder):
     (folder / "other").write_bytes(b"MZ Kernel")
     changed = bytearray(firmware())
     changed[0] ^= 1

@@ -21,7 +21,7 @@ from .packages import INPUTS, PACKAGES, RUNTIME
 from .test_build import AUTHORITY, METADATA, TWIN
 from .test_cpio import listing
 
-KERNEL = b"\x4d\x5a a kernel"
+KERNEL = b"MZ".ljust(0x1FE, b"\0") + b"\x55\xaa\xeb\x66HdrS a kernel"
 MODULES = {"virtio.ko": b"\x7fELF virtio", "a.ko": b"\x7fELF a", "nsm.ko": b"\x7fELF nsm"}
 DOORS = {Platform.NITRO: "nsm", Platform.SEV_SNP: "tsm", Platform.TDX: "tsm", Platform.TPM: "tpm"}
 GUEST = {"evidence": "tsm:/sys/kernel/config/tsm/report", "listen": "tcp:0.0.0.0:7000", "heartbeat": None}

@@ -85,6 +85,7 @@ def test_the_registers_of_an_image_follow_the_documented_rule():
     parts = eif.Eif(b"kernel", b"line", (b"first", b"second", b"third"), b"{}")
     assert expected_pcrs(parts) == {
         "pcr0": extended(b"perdure simulated firmware, version 1"),
+        "pcr2": extended(bytes(4)),
         "pcr4": extended(b"kernellinefirst"),
         "pcr9": extended(b"secondthird"),
     }

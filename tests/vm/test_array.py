@@ -88,7 +88,7 @@ def test_an_array_of_booted_machines_survives_one_and_is_rebuilt_on_a_fresh_one(
         asked = _json("evidence", "ask", members[0].address, "--authority-key-file", key, "--chain-root", certificate)
         seen = asked["measurement"]
         assert seen["pcr9"] == predicted, "the kernel measured another initramfs or command line than was built"
-        first = [word for name in ("pcr0", "pcr4") for word in ("--register", f"{name}={seen[name]}")]
+        first = [word for name in ("pcr0", "pcr2", "pcr4") for word in ("--register", f"{name}={seen[name]}")]
         _json(*build, *first, "--policy", tmp_path / "one.json", "--root-certificate", certificate)
         _json("evidence", "merge-policies", tmp_path / "one.json", "-o", policy, "--seats-per-root-max", MACHINES)
         with Site(tmp_path, tuple(machine.address for machine in members), key, policy) as site:
@@ -141,7 +141,7 @@ def test_a_machine_with_another_authoritys_image_is_refused(tmp_path: Path, kern
         assert "refuse" in refused.sentence.lower(), "a disk obeys its own authority alone"
         seen = _json(*ask, "--authority-key-file", theirs, "--chain-root", certificate)["measurement"]
         # A policy for our image, with this machine's own firmware and kernel: only PCR9 tells the two apart.
-        first = [word for name in ("pcr0", "pcr4") for word in ("--register", f"{name}={seen[name]}")]
+        first = [word for name in ("pcr0", "pcr2", "pcr4") for word in ("--register", f"{name}={seen[name]}")]
         our_image = [*common, "--authority-key-file", ours, "-o", tmp_path / "ours.initramfs", *first]
         _json(*our_image, "--policy", policy, "--root-certificate", certificate)
         wrong = perdure(*ask, "--authority-key-file", theirs, "--policy", policy)

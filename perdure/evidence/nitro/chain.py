@@ -6,7 +6,7 @@ a path is verified once, at such a time, and kept with the window in which it ho
 with the time it asks about, on every call. Only good paths are kept; a verdict about a document never is.
 
 AWS's leaves have no alternative names, no key identifiers and a keyUsage that is not critical, so the verifier's
-web profile is replaced by the requirements below. Revocation lists are off, as AWS instructs.
+web profile is replaced by the requirements of `perdure.evidence.x509`. Revocation lists are off, as AWS instructs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store
-from cryptography.x509.verification import Policy as PathPolicy
+from cryptography.x509.verification import Criticality, PolicyBuilder, Store
 
 from perdure.errors import BadChain
+from perdure.evidence.x509 import issuer_policy, leaf_policy
 
 _EPOCH: Final = datetime(1970, 1, 1)  # UTC without a zone, as the verifier takes it
 
@@ -121,28 +121,5 @@ def _digest(path: Sequence[bytes]) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(der).digest() for der in path)).digest()
 
 
-def _signs_certificates(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.key_cert_sign:
-        raise ValueError("an issuer's key is not for signing certificates")
-
-
-def _is_not_ca(_policy: PathPolicy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if constraints.ca:
-        raise ValueError("the leaf is a certificate authority")
-
-
-def _signs_documents(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.digital_signature or usage.key_cert_sign:
-        raise ValueError("the leaf's key is not for signing documents alone")
-
-
-_CA_POLICY: Final = (
-    ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, None)  # the path builder insists on ca itself
-    .require_present(x509.KeyUsage, Criticality.CRITICAL, _signs_certificates)
-)
-_LEAF_POLICY: Final = (
-    ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, _is_not_ca)
-    .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs_documents)
-)
+_CA_POLICY: Final = issuer_policy(Criticality.CRITICAL)
+_LEAF_POLICY: Final = leaf_policy(key_usage=Criticality.AGNOSTIC)

@@ -39,7 +39,7 @@ _MODULE_IDS: Final = {
     Kind.ENCLAVE: re.compile(r"i-[0-9a-f]{1,32}-enc[0-9a-f]{1,32}"),
     Kind.NITROTPM: re.compile(r"i-[0-9a-f]{1,32}-tpm[0-9a-f]{1,32}"),
 }
-_PCRS_NEEDED: Final = {Kind.ENCLAVE: {0, 1, 2}, Kind.NITROTPM: {4, 7}}
+_PCRS_NEEDED: Final = {Kind.ENCLAVE: {0, 1, 2}, Kind.NITROTPM: {2, 4, 7, 12}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ def verify(evidence: bytes, *, policy: Policy, at_ms: int, chains: ChainCache | 
         host=payload.module_id.rpartition("-")[0],
         time_ms=payload.time_ms,
         not_after_ms=path.not_after_ms,
+        nonce=payload.nonce,
+        public_key=payload.public_key,
     )
 
 

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
-from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store
-from cryptography.x509.verification import Policy as PathPolicy
+from cryptography.x509.verification import Criticality, PolicyBuilder, Store
 
 from perdure.errors import BadChain, BadSignature, ExpiredEvidence, MalformedEvidence
+from perdure.evidence.x509 import issuer_policy, leaf_policy
 
 PCK_ISSUERS: Final = ("Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA")
 PCK: Final = ("Intel SGX PCK Certificate",)
@@ -166,28 +166,5 @@ def require_unrevoked(crl: x509.CertificateRevocationList, certificate: x509.Cer
         raise BadChain(f"Intel has revoked the certificate of {certificate.subject.rfc4514_string()[:80]!a}.")
 
 
-def _signs_certificates(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.key_cert_sign:
-        raise ValueError("an issuer's key is not for signing certificates")
-
-
-def _is_not_ca(_policy: PathPolicy, _certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if constraints.ca:
-        raise ValueError("the leaf is a certificate authority")
-
-
-def _signs_documents(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.digital_signature or usage.key_cert_sign:
-        raise ValueError("the leaf's key is not for signing documents alone")
-
-
-_CA_POLICY: Final = (
-    ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, None)  # the path builder insists on ca itself
-    .require_present(x509.KeyUsage, Criticality.CRITICAL, _signs_certificates)
-)
-_LEAF_POLICY: Final = (
-    ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, _is_not_ca)
-    .require_present(x509.KeyUsage, Criticality.CRITICAL, _signs_documents)
-)
+_CA_POLICY: Final = issuer_policy(Criticality.CRITICAL)
+_LEAF_POLICY: Final = leaf_policy(key_usage=Criticality.CRITICAL)

@@ -24,11 +24,11 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store
-from cryptography.x509.verification import Policy as PathPolicy
 
 from perdure.errors import BadChain, ExpiredEvidence, MalformedEvidence, UntrustedRoot
 from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
+from perdure.evidence.x509 import is_no_ca, issuer_policy, signs_data
 
 ISSUERS_BETWEEN_MAX: Final = 4
 HINT_COUNT_MAX: Final = 256
@@ -159,28 +159,13 @@ def _unix_ms(time: datetime) -> int:
     return (time.replace(tzinfo=None) - _EPOCH) // timedelta(milliseconds=1)
 
 
-def _signs_certificates(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
-    if not usage.key_cert_sign:
-        raise ValueError("an issuer's key is not for signing certificates")
-
-
-def _is_not_ca(_policy: PathPolicy, _certificate: x509.Certificate, constraints: x509.BasicConstraints | None) -> None:
-    if constraints is not None and constraints.ca:
-        raise ValueError("the attestation key is a certificate authority's")
-
-
-def _signs_data(_policy: PathPolicy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
-    if usage is not None and (not usage.digital_signature or usage.key_cert_sign):
-        raise ValueError("the attestation key is not for signing data alone")
-
-
-_CA_POLICY: Final = (
-    ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)  # the path builder insists on ca itself
-    .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs_certificates)
-)
+_CA_POLICY: Final = issuer_policy(Criticality.AGNOSTIC)
 _AK_POLICY: Final = (
     ExtensionPolicy.permit_all()
-    .may_be_present(x509.BasicConstraints, Criticality.AGNOSTIC, _is_not_ca)
-    .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _signs_data)
+    .may_be_present(
+        x509.BasicConstraints, Criticality.AGNOSTIC, is_no_ca("the attestation key is a certificate authority's")
+    )
+    .may_be_present(
+        x509.KeyUsage, Criticality.AGNOSTIC, signs_data("the attestation key is not for signing data alone")
+    )
 )

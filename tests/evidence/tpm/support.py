@@ -106,7 +106,7 @@ AK = ISSUER.authority("AK", extensions=AK_EXTENSIONS)
 HINTS = (AK.der, ISSUER.der)
 
 
-def policy_for(*roots, pcrs=(0, 4, 9), **changed):
+def policy_for(*roots, pcrs=(0, 2, 4, 9), **changed):
     """Allows a machine with these PCRs as in PCRS, but for those that are changed, under each of the roots."""
     registers = {f"pcr{index}": PCRS[index] for index in pcrs} | changed
     trusted = tuple(TrustedRoot(f"root{at}", Platform.TPM, der) for at, der in enumerate(roots))

@@ -124,7 +124,7 @@ def test_of_two_certificates_of_an_issuer_the_one_that_is_valid_counts():
 def test_the_root_that_the_path_ends_at_is_the_one_that_counts():
     other = self_signed("TPM root", ec_key("other root"))
     both = (TrustedRoot("other", Platform.TPM, other.der), TrustedRoot("ours", Platform.TPM, ROOT.der))
-    registers = {"pcr0": PCRS[0], "pcr4": PCRS[4], "pcr9": PCRS[9]}
+    registers = {f"pcr{index}": PCRS[index] for index in (0, 2, 4, 9)}
     assert judge(policy=Policy(both, (Measurement.of("ours", registers),))).root == "ours"
     assert judge(hints=(ak_under(other),), policy=Policy(both, (Measurement.of("other", registers),))).root == "other"
 

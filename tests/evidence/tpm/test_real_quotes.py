@@ -194,7 +194,7 @@ def test_a_clouds_quote_is_refused_under_another_root_for_another_program_and_at
 
 
 class Tpm:
-    """A software TPM whose PCR 0, 4 and 9 somebody has extended."""
+    """A software TPM whose PCR 0, 2, 4 and 9 somebody has extended."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -240,7 +240,13 @@ def tpm(tmp_path_factory):
         pytest.skip(f"NO LIVE TPM TESTED: {missing[0]} is not installed")
     made = Tpm(tmp_path_factory.mktemp("t"))
     try:
-        made.run("tpm2_pcrextend", f"0:sha256={'11' * 32}", f"4:sha256={'22' * 32}", f"9:sha256={'33' * 32}")
+        made.run(
+            "tpm2_pcrextend",
+            f"0:sha256={'11' * 32}",
+            f"2:sha256={'44' * 32}",
+            f"4:sha256={'22' * 32}",
+            f"9:sha256={'33' * 32}",
+        )
         yield made
     finally:
         made.stop()
@@ -258,8 +264,8 @@ def tpm(tmp_path_factory):
 def test_a_live_tpms_quote_is_accepted_for_what_it_measured(tpm, kind, scheme, hash_name):
     hints = certify(tpm.key(f"{kind}:{scheme}-{hash_name}:null"))
     quote = tpm.quote(COMMITMENT[:32], scheme, hash_name)
-    pcr0, pcr4, pcr9 = (quote.pcrs[32 * number :][:32] for number in (0, 4, 9))
-    policy = policy_for(ROOT.der, pcr0=pcr0, pcr4=pcr4, pcr9=pcr9)
+    pcrs = {f"pcr{number}": quote.pcrs[32 * number :][:32] for number in (0, 2, 4, 9)}
+    policy = policy_for(ROOT.der, **pcrs)
     verified = judge(quote, hints, policy=policy)
     expect_report_data(verified, COMMITMENT)
     assert verified.measurement["pcr17"] == b"\xff" * 32
