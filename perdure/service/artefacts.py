@@ -141,7 +141,7 @@ def read_certificate(path: Path) -> bytes:
     try:
         is_pem = data.lstrip().startswith(b"-----BEGIN")
         certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise Misuse(f"{path} is not an X.509 certificate, neither DER nor PEM; nothing was changed.") from None
     return certificate.public_bytes(Encoding.DER)
 

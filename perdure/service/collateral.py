@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
 from perdure.errors import MalformedEvidence, Misuse
-from perdure.evidence.collateral import Collateral
+from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.snp.certificates import certificate_table
 from perdure.evidence.tdx import collateral as statements
 from perdure.service import artefacts
 
+logger = logging.getLogger("perdure")
 LOOK_S: Final = 1.0
 CERTIFICATES_MAX: Final = 200
 """In a folder: verifiers look at no more than 256, those that come with the evidence included."""
+STATEMENTS_MAX: Final = 32
+"""In a folder: the parsed form of 64 is kept."""
 FILES_MAX: Final = 1000
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
 _DER_SEQUENCE: Final = b"\x30"
@@ -40,7 +45,7 @@ def read_certificates(path: Path) -> tuple[bytes, ...]:
         if data[:1] == _DER_SEQUENCE:
             return (_well_formed(data),)
         return certificate_table(data)
-    except (ValueError, binascii.Error, MalformedEvidence):
+    except (ValueError, x509.InvalidVersion, binascii.Error, MalformedEvidence):
         raise Misuse(
             f"{path} holds no certificates, neither DER nor PEM nor a table of the kernel's; nothing was verified."
         ) from None
@@ -76,24 +81,39 @@ def read_collateral(directory: Path) -> Collateral:
 
     Raises Misuse that names a file which is not what its name says, or when there are too many.
     """
-    paths = sorted(_files(directory))
-    certificates = [der for path in paths if path.suffix != ".json" for der in read_certificates(path)]
-    if len(certificates) > CERTIFICATES_MAX:
-        raise Misuse(f"The folder {directory} holds more than {CERTIFICATES_MAX} certificates; leave out what is old.")
-    return Collateral(tuple(certificates), tuple(read_statement(path) for path in paths if path.suffix == ".json"))
+    return _joined(directory, [_read(path) for path in _files(directory)])
+
+
+def _read(path: Path) -> Collateral:
+    if path.suffix == ".json":
+        return Collateral(tdx=(read_statement(path),))
+    return Collateral(read_certificates(path))
+
+
+def _joined(directory: Path, parts: Sequence[Collateral]) -> Collateral:
+    certificates = tuple(der for part in parts for der in part.certificates)
+    statements = tuple(text for part in parts for text in part.tdx)
+    if len(certificates) > CERTIFICATES_MAX or len(statements) > STATEMENTS_MAX:
+        raise Misuse(
+            f"The folder {directory} holds more than {CERTIFICATES_MAX} certificates or {STATEMENTS_MAX} of Intel's "
+            "statements; leave out what is old."
+        )
+    return Collateral(certificates, statements)
 
 
 class CollateralFolder:
     """The folder's contents as of now; call it as often as you like, from any thread.
 
-    A folder that cannot be read later on leaves what was read before: evidence that needs more is refused then.
+    It must be whole at first. Later a file that is not what its name says counts for what it held before, with a line
+    in the log: one bad file must not keep a renewed one from being used. So does a folder that cannot be read.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock = threading.Lock()
         self._seen = self._state()
-        self._collateral = read_collateral(directory)
+        self._parts = {path: _read(path) for path in _files(directory)}
+        self._collateral = _joined(directory, list(self._parts.values()))
         self._looked_s = time.monotonic()
 
     def __call__(self) -> Collateral:
@@ -107,10 +127,19 @@ class CollateralFolder:
     def _look(self) -> None:
         try:
             state = self._state()
-            if state != self._seen:
-                self._collateral, self._seen = read_collateral(self._directory), state
-        except Misuse:
-            return  # somebody may be writing just now: the next look comes in a second
+            if state == self._seen:
+                return
+            self._parts = {path: self._renewed(path) for path in _files(self._directory)}
+            self._collateral, self._seen = _joined(self._directory, list(self._parts.values())), state
+        except Misuse as error:
+            logger.warning("%s What was read before stays in use.", error)
+
+    def _renewed(self, path: Path) -> Collateral:
+        try:
+            return _read(path)
+        except Misuse as error:
+            logger.warning("%s What it held before stays in use.", error)
+            return self._parts.get(path, NONE)
 
     def _state(self) -> frozenset[tuple[str, int, int]]:
         try:
@@ -123,11 +152,13 @@ class CollateralFolder:
 
 def _files(directory: Path) -> list[Path]:
     try:
-        found = [path for path in directory.iterdir() if path.suffix in (".der", ".pem", ".crt", ".json")]
+        found = [
+            path for path in directory.iterdir() if path.suffix in (".der", ".pem", ".crt", ".json") and path.is_file()
+        ]
     except OSError as error:
         raise Misuse(
             f"The folder of collateral {directory} cannot be read ({error.strerror}); nothing was changed."
         ) from None
     if len(found) > FILES_MAX:
         raise Misuse(f"The folder of collateral {directory} has more than {FILES_MAX} files: it is another folder.")
-    return found
+    return sorted(found)

@@ -41,8 +41,11 @@ class Blobs:
 
 
 def read_kernel(path: Path) -> bytes:
-    """The kernel's bytes. Raises Misuse."""
-    return artefacts.read_bounded(path, "kernel", bytes_max=KERNEL_BYTES_MAX)
+    """The kernel's bytes. Raises Misuse if it is no bzImage (Linux, Documentation/arch/x86/boot.rst)."""
+    kernel = artefacts.read_bounded(path, "kernel", bytes_max=KERNEL_BYTES_MAX)
+    if kernel[0x1FE:0x200] != b"\x55\xaa" or kernel[0x202:0x206] != b"HdrS":
+        raise Misuse(f"{path} is not a kernel in the form bzImage; nothing was written.")
+    return kernel
 
 
 def read_blobs(directory: Path) -> Blobs:
@@ -50,6 +53,8 @@ def read_blobs(directory: Path) -> Blobs:
 
     Both may be absent; AWS's own folder (nitro-cli's blobs) has just `nsm.ko`, which is loaded then. Raises Misuse.
     """
+    if not directory.is_dir():
+        raise Misuse(f"The folder of modules {directory} is not there; nothing was written.")
     listing, cmdline = directory / MODULES_FILE, directory / CMDLINE_FILE
     if listing.exists():
         names = artefacts.read_bounded(listing, "list of modules").decode("utf-8", "replace").split()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from perdure.errors import Misuse
 from perdure.evidence import anchors
+from perdure.evidence.collateral import Collateral
 from perdure.evidence.snp.report import Product
 from perdure.service import collateral
 from perdure.service.collateral import CollateralFolder, read_collateral
@@ -69,9 +70,15 @@ def test_a_real_processors_certificate_is_read_without_a_warning(tmp_path, recwa
     assert not recwarn.list
 
 
-def test_what_comes_later_is_found_and_what_becomes_unreadable_costs_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def now(monkeypatch):
+    """The clock, in seconds; moved by hand."""
     now = [100.0]
     monkeypatch.setattr(collateral.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_what_comes_later_is_found_and_what_becomes_unreadable_costs_nothing(tmp_path, now, caplog):
     folder = CollateralFolder(tmp_path)
     assert folder().certificates == ()
     (tmp_path / "a.der").write_bytes(MILAN)
@@ -81,9 +88,42 @@ def test_what_comes_later_is_found_and_what_becomes_unreadable_costs_nothing(tmp
     (tmp_path / "a.der").write_bytes(b"half a certificate")
     now[0] += 1
     assert folder().certificates == (MILAN,), "what was good stays in use"
+    assert "a.der holds no certificates" in caplog.text
     (tmp_path / "a.der").write_bytes(GENOA)
     now[0] += 1
     assert folder().certificates == (GENOA,)
     os.rename(tmp_path, tmp_path.with_name("away"))
     now[0] += 1
     assert folder().certificates == (GENOA,)
+
+
+def test_one_bad_file_does_not_keep_a_renewed_one_from_being_used(tmp_path, now, caplog):
+    folder = CollateralFolder(tmp_path)
+    (tmp_path / "note.json").write_text("{}")
+    (tmp_path / "renewed.json").write_text(STATEMENT)
+    (tmp_path / "odd.der").write_bytes(MILAN.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1))
+    now[0] += 1
+    assert folder() == Collateral((), (STATEMENT,))
+    assert caplog.text.count("stays in use") == 2
+    for _ in range(3):
+        now[0] += 1
+        assert folder() == Collateral((), (STATEMENT,))
+    assert caplog.text.count("stays in use") == 2, "each change is told once"
+
+
+def test_too_many_files_later_on_leave_what_there_was(tmp_path, now, monkeypatch, caplog):
+    (tmp_path / "a.json").write_text(STATEMENT)
+    folder = CollateralFolder(tmp_path)
+    monkeypatch.setattr(collateral, "STATEMENTS_MAX", 1)
+    (tmp_path / "b.json").write_text(STATEMENT)
+    now[0] += 1
+    assert folder() == Collateral((), (STATEMENT,))
+    assert "1 of Intel's statements" in caplog.text
+    with pytest.raises(Misuse, match="leave out what is old"):
+        read_collateral(tmp_path)
+
+
+def test_what_is_no_file_is_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe.der")
+    (tmp_path / "folder.pem").mkdir()
+    assert read_collateral(tmp_path) == Collateral()

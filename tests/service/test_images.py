@@ -14,6 +14,7 @@ from perdure.evidence.roots import AWS_NITRO_G1, BUILTIN_CERTIFICATES
 from perdure.image import runtime
 from perdure.service import images
 from tests.image.packages import INPUTS, PACKAGES, RUNTIME, deb, wheel
+from tests.image.test_platforms import KERNEL
 
 REGISTERS = {f"pcr{number}": bytes([number]) * 48 for number in range(3)}
 
@@ -22,8 +23,8 @@ REGISTERS = {f"pcr{number}": bytes([number]) * 48 for number in range(3)}
 
 
 def test_a_kernel_is_read_up_to_a_limit(tmp_path, monkeypatch):
-    (tmp_path / "kernel").write_bytes(b"MZ")
-    assert images.read_kernel(tmp_path / "kernel") == b"MZ"
+    (tmp_path / "kernel").write_bytes(KERNEL)
+    assert images.read_kernel(tmp_path / "kernel") == KERNEL
     with pytest.raises(Misuse, match=r"The kernel .*none cannot be read \(No such file"):
         images.read_kernel(tmp_path / "none")
     monkeypatch.setattr(images, "KERNEL_BYTES_MAX", 1)
@@ -57,6 +58,20 @@ def test_without_a_list_it_is_awss_folder(blobs):
 def test_an_empty_list_means_no_modules(blobs):
     (blobs / "modules").write_text("\n")
     assert images.read_blobs(blobs).modules == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF" + bytes(600), KERNEL[:0x204], KERNEL.replace(b"HdrS", b"HdrT")])
+def test_what_is_no_kernel_is_told(tmp_path, data):
+    (tmp_path / "kernel").write_bytes(KERNEL)
+    assert images.read_kernel(tmp_path / "kernel") == KERNEL
+    (tmp_path / "kernel").write_bytes(data)
+    with pytest.raises(Misuse, match="is not a kernel in the form bzImage"):
+        images.read_kernel(tmp_path / "kernel")
+
+
+def test_a_folder_of_modules_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(Misuse, match=r"folder of modules .* is not there"):
+        images.read_blobs(tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["../a.ko", "/etc/passwd", "net/a.ko", "..", ".", "a.ko.xz", "a"])

@@ -121,9 +121,10 @@ def test_no_command_is_named_where_none_helps():
     [
         ("nitro", {"pcr0": "ab" * 48, "pcr1": "cd" * 48}, "nitro pcr0 abababababab"),
         ("sev-snp", {"host_data": "00" * 32, "measurement": "12" * 48}, "sev-snp measurement 121212121212"),
-        ("tdx", {"rtmr0": "ab" * 48, "mrtd": "34" * 48}, "tdx mrtd 343434343434"),
+        ("tdx", {"rtmr2": "34" * 48, "mrtd": "ab" * 48}, "tdx rtmr2 343434343434"),
         ("nitrotpm", {"pcr4": "56" * 48, "pcr7": "cd" * 48}, "nitrotpm pcr4 565656565656"),
-        ("tpm", {"pcr9": "56" * 32}, "tpm -"),
+        ("tpm", {"pcr0": "ab" * 32, "pcr9": "56" * 32}, "tpm pcr9 565656565656"),
+        ("tpm", {"pcr0": "ab" * 32}, "tpm -"),
     ],
 )
 def test_people_see_each_disks_platform_and_what_runs_there(platform, measurement, shown):
