@@ -73,7 +73,7 @@ def register(cli: click.Group) -> None:
             ready_fd=_json_printer() if as_json else None,
         )
 
-    @verb(disk, "relay", "perdure disk relay --listen tcp:0.0.0.0:7001 --to vsock:16:7001")
+    @verb(disk, "relay", "perdure disk relay --listen tcp:0.0.0.0:7001 --to vsock:16:7000")
     @click.option("--listen", required=True, metavar="ADDRESS", help="unix:PATH, tcp:HOST:PORT or vsock:CID:PORT.")
     @click.option("--to", required=True, metavar="ADDRESS", help="The disk's address, in the same forms.")
     def pass_on(listen: str, to: str, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import math
 import os
 import time
@@ -20,17 +21,18 @@ from perdure.array.ports import Lane
 from perdure.cli import judging, output, receipt
 from perdure.cli.options import FILE, verb
 from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
-from perdure.errors import Disconnected, MalformedEvidence, Misuse, Refused
+from perdure.errors import Clone, Disconnected, MalformedEvidence, Misuse, Refused, WrongCommitment
 from perdure.evidence import envelope
 from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
-from perdure.evidence.verified import COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES, expect_report_data
+from perdure.evidence.verified import COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES, VerifiedEvidence
 from perdure.evidence.verifier import Verifier
 from perdure.service import artefacts
 from perdure.shell.channel import SocketChannel
 
 QUESTIONS_MAX: Final = 10_000
 NONCE_BYTES: Final = 32
+_DOCUMENTS: Final = (Platform.NITRO, Platform.SIMULATED, Platform.NITROTPM)
 
 
 def register(cli: click.Group) -> None:
@@ -67,6 +69,7 @@ def _register_verify(evidence: click.Group) -> None:
     )
     @judging.hint_options
     @click.option("--report-data", metavar="HEX", help="What it must commit to: 64 bytes; of a TPM 32 will do.")
+    @click.option("--nonce", metavar="HEX", help="The nonce that a document of AWS must carry besides.")
     @click.option("--signature", "signature_file", type=FILE, help="For a TPM's TPMS_ATTEST: its TPMT_SIGNATURE.")
     @click.option("--pcrs", "pcrs_file", type=FILE, help="For a TPM's TPMS_ATTEST: the quoted PCRs, ascending.")
     @click.argument("file", type=FILE)
@@ -78,6 +81,7 @@ def _register_verify(evidence: click.Group) -> None:
         chain_files: tuple[Path, ...],
         collateral_files: tuple[Path, ...],
         report_data: str | None,
+        nonce: str | None,
         signature_file: Path | None,
         pcrs_file: Path | None,
         file: Path,
@@ -92,9 +96,12 @@ def _register_verify(evidence: click.Group) -> None:
         you to compare. Debugging is refused all the same.
         """
         kind, at_ms = Platform(platform), judging.at_ms(at)
-        commitment = None if report_data is None else _commitment(report_data, kind)
+        wanted = _Wanted(
+            None if report_data is None else _report_data(report_data, kind),
+            None if nonce is None else _nonce(nonce, kind),
+        )
         data = _sealed(file, kind, signature_file, pcrs_file)
-        roots = [judging.read_root(path) for path in root_files]
+        roots = [artefacts.read_certificate(path) for path in root_files]
         collateral = judging.read_collateral(chain_files, collateral_files)
         given = None if policy_file is None else artefacts.read_policy(policy_file)
         with judging.named_errors(as_json=as_json):
@@ -105,10 +112,11 @@ def _register_verify(evidence: click.Group) -> None:
             else:
                 policy = judging.narrowed(given, kind, roots)
             verified = Verifier(policy, collateral).read(data, at_ms)
-            if commitment is not None:
-                expect_report_data(verified, commitment)
+            wanted.expect(verified)
             limits = judging.Judgement(data, stated, policy, collateral, at_ms).limits()
-        output.result(judging.to_json(verified, limits, is_checked=given is not None), "", as_json=True)
+        value = judging.to_json(verified, limits, is_checked=given is not None)
+        value["report_data_checked"] = wanted.report_data is not None
+        output.result(value, "", as_json=True)
         return 0
 
 
@@ -129,18 +137,47 @@ def _sealed(file: Path, platform: Platform, signature_file: Path | None, pcrs_fi
     return data
 
 
-def _commitment(text: str, platform: Platform) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the reader says that the evidence must carry; None asks for nothing."""
+
+    report_data: bytes | None
+    nonce: bytes | None
+
+    def expect(self, verified: VerifiedEvidence) -> None:
+        """Raise WrongCommitment unless it does; takes the same time wherever the bytes differ."""
+        for what, wanted, found in (
+            ("report data", self.report_data, verified.report_data),
+            ("nonce", self.nonce, verified.nonce),
+        ):
+            if wanted is not None and (found is None or not hmac.compare_digest(wanted, found)):
+                raise WrongCommitment(f"The evidence of {verified.module_id} is genuine, but it has another {what}.")
+
+
+def _report_data(text: str, platform: Platform) -> bytes:
+    """Of a document whatever it carries; elsewhere 64 bytes, of which a TPM takes the first 32."""
+    data = _bytes(text)
     lengths = (COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES) if platform is Platform.TPM else (COMMITMENT_BYTES,)
-    try:
-        commitment = bytes.fromhex(text)
-    except ValueError:
-        commitment = b""
-    if len(commitment) not in lengths:
+    if data is None or (platform not in _DOCUMENTS and len(data) not in lengths):
         raise Misuse(
             f"--report-data of platform {platform} is {' or '.join(map(str, lengths))} bytes in hexadecimal; "
             "nothing was verified."
         )
-    return commitment.ljust(COMMITMENT_BYTES, b"\0")  # of a TPM's only the first 32 count
+    return data[:TPM_REPORT_DATA_BYTES] if platform is Platform.TPM else data
+
+
+def _nonce(text: str, platform: Platform) -> bytes:
+    data = _bytes(text)
+    if data is None or platform not in _DOCUMENTS:
+        raise Misuse("--nonce is hexadecimal, and only AWS's documents have one; nothing was verified.")
+    return data
+
+
+def _bytes(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return None
 
 
 # ask ------------------------------------------------------------------------------------------------------
@@ -200,7 +237,7 @@ def _register_ask(evidence: click.Group) -> None:
         given = None if policy_file is None else artefacts.read_policy(policy_file)
         if given is not None and root_files:
             raise Misuse("--policy says which roots are trusted, so --chain-root cannot go with it; nothing was asked.")
-        roots = [judging.read_root(path) for path in root_files]
+        roots = [artefacts.read_certificate(path) for path in root_files]
         collateral = judging.read_collateral(chain_files, collateral_files)
         with judging.named_errors(as_json=as_json):
             first, *others = asyncio.run(_ask(address, authority, 1 + (count or 0)))
@@ -208,10 +245,12 @@ def _register_ask(evidence: click.Group) -> None:
             if output_file is not None:
                 artefacts.write_atomic(output_file, data, 0o644)
             stated = judging.read_stated(data, collateral)
-            policy = judging.stated_policy(stated, stated.platforms[0], roots) if given is None else given
+            policy = judging.stated_policy(stated, judging.platform_of(data, stated), roots) if given is None else given
             verifier = Verifier(policy, collateral)
             verified = verifier.verify(data, first.commitment, first.at_ms)
             for one in others:
+                if one.answer.instance != first.answer.instance:
+                    raise Clone(f"At {address} several disks answer in turn: somebody puts one in place of another.")
                 verifier.verify(one.answer.document, one.commitment, one.at_ms)
             limits = judging.Judgement(data, stated, policy, collateral, first.at_ms).limits()
         value = {

@@ -62,7 +62,7 @@ def register(cli: click.Group) -> None:
     )
     @click.option("--cmdline", help="The kernel's command line.  [default: the blobs', else AWS's for Nitro]")
     @click.option("-o", "--output", "output_file", required=True, type=FILE, help="Where EIF or initramfs goes.")
-    @click.option("--policy", "policy_file", type=FILE, help="Also write a policy that accepts this image alone.")
+    @click.option("--policy", "policy_file", type=FILE, help="Also write a policy that accepts these registers alone.")
     @click.option("--root-directory", type=DIRECTORY, help="Simulated: the platform's root, made if absent.")
     @click.option("--with-tpm", is_flag=True, help="Simulated: the policy accepts it on machines with a TPM too.")
     @click.option("--root", "root_name", type=click.Choice(list(BUILTIN_CERTIFICATES)), help="For --policy: the root.")
@@ -130,8 +130,20 @@ def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> dic
             raise Misuse(f"--register {name} is not what this image has, {registers[name].hex()}; nothing was written.")
     policy = None
     if given["policy_file"] is not None:
-        policy = inputs.policy_of(_root(platform, given), registers)
+        root = _root(platform, given)
+        _require_known(platform, registers)
+        policy = inputs.policy_of(root, registers)
     return {"data": data, "policy": policy, "registers": registers, "cmdline": cmdline}
+
+
+def _require_known(platform: Platform, registers: Mapping[str, bytes]) -> None:
+    missing = [name for name in REGISTERS[platform].required if name not in registers]
+    if missing:
+        how = "boot it where you trust the machine, ask it with `perdure evidence ask`, and add"
+        how = f"{how} --register {missing[0]}=HEX"
+        if platform is Platform.SEV_SNP:
+            how = "name the --firmware that takes the kernel's hashes"
+        raise Misuse(f"A policy for {platform} needs the register {missing[0]}: {how}. Nothing was written.")
 
 
 def _runtime(given: Path | None) -> Path:
@@ -164,6 +176,8 @@ def _given_registers(platform: Platform, given: tuple[str, ...]) -> dict[str, by
     lengths, registers = REGISTERS[platform].lengths, {}
     for text in given:
         name, _, value = text.partition("=")
+        if name in registers:
+            raise Misuse(f"--register {name:.40} is given twice; nothing was written.")
         try:
             registers[name] = bytes.fromhex(value)
         except ValueError:
@@ -177,7 +191,7 @@ def _given_registers(platform: Platform, given: tuple[str, ...]) -> dict[str, by
 def _root(platform: Platform, given: Mapping[str, Any]) -> TrustedRoot:
     limits: SnpLimits | TdxLimits | None = None
     if platform is Platform.SEV_SNP:
-        limits = SnpLimits(_tcb(given["tcb_min"]))
+        limits = SnpLimits(_tcb(given["tcb_min"], given["root_name"]))
     elif platform is Platform.TDX:
         limits = TdxLimits()
     if given["root_certificate"] is not None:
@@ -192,11 +206,15 @@ def _root(platform: Platform, given: Mapping[str, Any]) -> TrustedRoot:
     return TrustedRoot.builtin(name, limits)
 
 
-def _tcb(text: str | None) -> Tcb:
+def _tcb(text: str | None, root_name: str | None) -> Tcb:
     """The floor under AMD's firmware: the operator's to say, since any default would be wrong for some processor."""
     parts = [] if text is None else text.split(".")
-    if len(parts) not in (4, 5) or not all(part.isdecimal() for part in parts):
-        raise Misuse("A policy for sev-snp needs --tcb-min as bootloader.tee.snp.microcode, for instance 4.0.24.219.")
+    counts = {None: (4, 5), "amd-turin": (5,)}.get(root_name, (4,))
+    if len(parts) not in counts or not all(part.isdecimal() for part in parts):
+        raise Misuse(
+            "A policy for sev-snp needs --tcb-min as bootloader.tee.snp.microcode, for instance 4.0.24.219, and for "
+            "Turin with a fifth number, its FMC's; nothing was written."
+        )
     return Tcb(*(int(part) for part in parts))
 
 

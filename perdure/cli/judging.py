@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from perdure.cli.options import FILE
 from perdure.errors import BadEvidence, ForbiddenLaunch, MalformedEvidence, Misuse, OutdatedTcb
-from perdure.evidence import envelope
+from perdure.evidence import anchors, envelope
 from perdure.evidence.collateral import Collateral
 from perdure.evidence.limits import KINDS, TDX_STATUSES, VMPL_MAX, Limits, SnpLimits, Tcb, TdxLimits
 from perdure.evidence.measurement import REGISTERS, Measurement
@@ -30,7 +28,6 @@ from perdure.evidence.tdx import quote as tdx
 from perdure.evidence.tpm import quote as tpm
 from perdure.evidence.verified import VerifiedEvidence
 from perdure.evidence.verifier import Verifier
-from perdure.service import artefacts
 from perdure.service.collateral import read_certificates, read_statement
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -78,17 +75,6 @@ def read_collateral(chain_files: Iterable[Path], collateral_files: Iterable[Path
     """The hints in these files. Raises Misuse for a file that is of none of the forms, before anything is judged."""
     certificates = tuple(der for path in chain_files for der in read_certificates(path))
     return Collateral(certificates, tuple(read_statement(path) for path in collateral_files))
-
-
-def read_root(path: Path) -> bytes:
-    """The DER of the one certificate in a file. Raises Misuse."""
-    data = artefacts.read_bounded(path, "certificate")
-    try:
-        is_pem = data.lstrip().startswith(b"-----BEGIN")
-        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
-    except ValueError:
-        raise Misuse(f"{path} is not an X.509 certificate, neither DER nor PEM; nothing was verified.") from None
-    return certificate.public_bytes(Encoding.DER)
 
 
 def at_ms(text: str) -> int:
@@ -201,6 +187,14 @@ def _chain_roots(ders: Iterable[bytes], platform: Platform, limits: Limits | Non
     return [TrustedRoot(f"chain-root-{index}", platform, der, limits) for index, der in enumerate(dict.fromkeys(ders))]
 
 
+def platform_of(evidence: bytes, stated: Stated) -> Platform:
+    """The platform to judge by where nobody named one: a document is Nitro's only under AWS's own root."""
+    if Platform.NITRO not in stated.platforms:
+        return stated.platforms[0]
+    root = document.parse(cose.split(evidence).payload).cabundle[0]
+    return Platform.NITRO if root == anchors.AWS_NITRO_G1 else Platform.SIMULATED
+
+
 def snp_key(stated: Stated, policy: Policy) -> KeyCertificate | None:
     """The key certificate that vouches for the stated report under a root of `policy`, None if there is none.
 
@@ -284,7 +278,9 @@ def to_json(verified: VerifiedEvidence, limits: Mapping[str, Any] | None, *, is_
         "measurement_checked": is_checked,
         "limits": limits,
         "limits_checked": None if limits is None else is_checked,
-        "report_data": None if verified.report_data is None else verified.report_data.hex(),
+        "report_data": _hexadecimal(verified.report_data),
+        "nonce": _hexadecimal(verified.nonce),
+        "public_key": _hexadecimal(verified.public_key),
         "module_id": verified.module_id,
         "host": verified.host,
         "time": None if verified.time_ms is None else rfc3339(verified.time_ms),
@@ -292,6 +288,10 @@ def to_json(verified: VerifiedEvidence, limits: Mapping[str, Any] | None, *, is_
         "not_after": rfc3339(verified.not_after_ms),
         "not_after_ms": verified.not_after_ms,
     }
+
+
+def _hexadecimal(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()
 
 
 def lines(value: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from perdure.cli import scan
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus
 
-_TELLING: Final = ("measurement", "mrtd", "pcr0", "pcr4")
+_TELLING: Final = {"sev-snp": "measurement", "tdx": "rtmr2", "tpm": "pcr9", "nitrotpm": "pcr4"}
 _MEASUREMENT_CHARS: Final = 12
 _DISK_LABEL_CHARS = 16
 
@@ -97,9 +97,9 @@ def _disk_line(disk: DiskStatus) -> str:
 
 def _measurement(disk: DiskStatus) -> str:
     """The register that tells most of what runs, and the start of its value; `--json` has all of all."""
-    found = disk.measurement or {}
-    names = [name for name in _TELLING if name in found]
-    return f"{names[0]} {found[names[0]][:_MEASUREMENT_CHARS]}" if names else "-"
+    name = _TELLING.get(disk.platform or "", "pcr0")
+    value = (disk.measurement or {}).get(name)
+    return "-" if value is None else f"{name} {value[:_MEASUREMENT_CHARS]}"
 
 
 def _errors(status: ArrayStatus) -> str:

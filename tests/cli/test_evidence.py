@@ -24,8 +24,8 @@ from perdure.array.world import World
 from perdure.cli import judging
 from perdure.cli.main import run
 from perdure.disk import wire
-from perdure.evidence import envelope
-from perdure.evidence.collateral import Collateral
+from perdure.evidence import anchors, envelope
+from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.limits import TDX_STATUSES, SnpLimits, Tcb, TdxLimits
 from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import Policy, TrustedRoot
@@ -176,9 +176,8 @@ def test_a_root_that_the_policy_has_already_is_not_a_further_one(folder):
         ([], {"platform": "sev-snp"}, "MalformedEvidence"),
         ([], {"platform": "tdx"}, "MalformedEvidence"),
         ([], {"platform": "tpm"}, "Misuse"),
-        (["--report-data", "00"], {"policy": support.POLICY}, "Misuse"),
         (["--report-data", "no hexadecimal"], {"policy": support.POLICY}, "Misuse"),
-        (["--report-data", "00" * 32], {"policy": support.POLICY}, "Misuse"),
+        (["--nonce", "no hexadecimal"], {"policy": support.POLICY}, "Misuse"),
         (["--signature", "any"], {"policy": support.POLICY}, "Misuse"),
         (["--pcrs", "any"], {"policy": support.POLICY}, "Misuse"),
     ],
@@ -197,7 +196,10 @@ def test_evidence_must_commit_to_the_report_data_that_is_asked_for(folder):
     words = ["--report-data", support.COMMITMENT.hex()]
     assert simulated(folder, *words, policy=support.POLICY).code == 0
     wrong = bytes([support.COMMITMENT[0] ^ 1]) + support.COMMITMENT[1:]
-    require_error(simulated(folder, "--report-data", wrong.hex(), policy=support.POLICY), "WrongCommitment", 3)
+    for other in (wrong, support.COMMITMENT[:-1], b""):
+        done = simulated(folder, "--report-data", other.hex(), policy=support.POLICY)
+        require_error(done, "WrongCommitment", 3)
+    require_error(simulated(folder, "--nonce", "", policy=support.POLICY), "WrongCommitment", 3)
 
 
 def test_evidence_of_another_program_is_refused_under_a_policy(folder):
@@ -543,6 +545,26 @@ def under(folder, policy=SIMULATED):
     return ["--policy", folder.write("policy.json", policy.to_json())]
 
 
+def test_a_simulated_disk_is_called_so_whatever_root_is_given(folder, disk):
+    """Its form is Nitro's, but only AWS's own root makes it that."""
+    root = folder.write("root.der", support.ROOT.der)
+    value = ask(folder, disk, "--chain-root", root).json
+    assert (value["platform"], value["root"], value["measurement_checked"]) == ("simulated", "chain-root-0", False)
+    require_error(ask(folder, disk, "--chain-root", root, *under(folder)), "Misuse")
+
+
+def test_a_document_under_awss_root_is_judged_as_nitros():
+    aws = support.document(cabundle=[anchors.AWS_NITRO_G1, *support.leaf().cabundle[1:]])
+    assert judging.platform_of(aws, judging.read_stated(aws, NONE)) is Platform.NITRO
+
+
+@pytest.mark.parametrize("platform", ["sev-snp", "tdx"])
+def test_evidence_that_has_no_nonce_beside_its_report_data(folder, platform):
+    require_error(judged(folder, platform, b"evidence", "--nonce", "00", at=TDX_AT), "Misuse")
+    for other in ("00", "00" * 63, "00" * 65):
+        require_error(judged(folder, platform, b"evidence", "--report-data", other, at=TDX_AT), "Misuse")
+
+
 def test_asking_a_disk_says_who_answers_and_what_its_evidence_proves(folder, disk):
     done = ask(folder, disk, *under(folder), "-o", folder.path / "evidence.bin")
     value = done.json
@@ -558,7 +580,7 @@ def test_asking_a_disk_says_who_answers_and_what_its_evidence_proves(folder, dis
         *("evidence", "verify", "--json", "--platform", "simulated", "--at", value["time"]),
         *(*words, folder.path / "evidence.bin"),
     )
-    assert again.json == {name: value[name] for name in again.json}
+    assert again.json == {**{name: value[name] for name in again.json if name in value}, "report_data_checked": True}
 
 
 def test_a_disk_of_an_array_is_asked_without_a_change(folder, disk):
@@ -616,7 +638,7 @@ def test_bad_evidence_is_written_before_it_is_judged(folder, tpm_disk):
 
 
 def test_without_a_policy_only_built_in_roots_are_trusted(folder, disk):
-    require_error(ask(folder, disk), "UntrustedRoot")
+    require_error(ask(folder, disk), "Misuse")
 
 
 def test_evidence_for_another_answer_is_refused(folder, disk):

@@ -72,6 +72,7 @@ def test_a_good_document_is_printed_as_recorded(folder, platform, name, record):
     assert (value["platform"], value["measurement_checked"]) == (platform, False)
     assert value["root"] == {"nitro": AWS_NITRO_G1, "nitrotpm": "aws-nitrotpm-g1"}[platform]
     assert value["report_data"] == record.get("user_data")
+    assert (value["nonce"], value["public_key"]) == (record.get("nonce"), record.get("public_key"))
     assert (value["module_id"], value["time_ms"]) == (record["module_id"], record["timestamp_ms"])
     assert value["module_id"].startswith(f"{value['host']}-")
     assert value["not_after"] == record["valid_until"].replace("+00:00", ".000Z")
@@ -96,6 +97,24 @@ def test_what_is_made_of_a_good_document_has_its_error(folder, platform, name, r
     require("ExpiredEvidence", at=record["verify_at"] - DAY_S)
     require("WrongCommitment", "--report-data", "5a" * 64, code=3)
     require("UntrustedRoot", policy=only(TrustedRoot("other", Platform(platform), ROOT.der)))
+
+
+@needs_vectors("nitro")
+@needs_vectors("nitrotpm")
+@documents
+@pytest.mark.parametrize(("option", "field"), [("--report-data", "user_data"), ("--nonce", "nonce")])
+def test_a_document_must_carry_the_nonce_and_the_user_data_that_are_asked_for(
+    folder, platform, name, record, option, field
+):
+    carried = record.get(field)
+    if carried is not None:
+        assert judge_document(folder, platform, name, record, option, carried).code == 0
+        wrong = flipped(bytes.fromhex(carried), len(carried) // 4)
+        for other in (wrong, wrong[:-1], bytes.fromhex(carried) + b"\0", b""):
+            done = judge_document(folder, platform, name, record, option, other.hex())
+            require_error(done, "WrongCommitment", 3)
+    else:
+        require_error(judge_document(folder, platform, name, record, option, "00"), "WrongCommitment", 3)
 
 
 @needs_vectors("nitro")

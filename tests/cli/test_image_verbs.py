@@ -28,7 +28,7 @@ from tests.image.packages import RUNTIME
 from tests.image.test_eif import SIGNER, UNSIGNED, entry, signed
 from tests.image.test_platforms import AUTHORITY, KERNEL, MODULES, inputs
 
-REGISTER = {"pcr0": "a0" * 32, "pcr4": "a4" * 32}
+REGISTER = {"pcr0": "a0" * 32, "pcr2": "a2" * 32, "pcr4": "a4" * 32}
 TDX = {"mrtd": "b0" * 48, "rtmr0": "b1" * 48, "rtmr1": "b2" * 48, "rtmr2": "b3" * 48}
 
 
@@ -258,13 +258,21 @@ NITRO_ROOT = ("--policy", "policy.json", "--root")
         ("sev-snp", (*NITRO_ROOT, "amd-milan", "--tcb-min", "1.2.3.4.5.6"), "A policy for sev-snp needs --tcb-min"),
         ("sev-snp", (*NITRO_ROOT, "amd-milan", "--tcb-min", "-1.2.3.4"), "A policy for sev-snp needs --tcb-min"),
         ("sev-snp", (*NITRO_ROOT, "amd-milan", "--tcb-min", "1.2.3.256"), "tcb_min.microcode is a whole number"),
-        ("sev-snp", (*NITRO_ROOT, "amd-milan", "--tcb-min", "1.2.3.4"), "lacks measurement, which sev-snp needs"),
-        ("tdx", ("--policy", "policy.json"), "lacks mrtd, which tdx needs"),
-        ("tpm", ("--policy", "policy.json", "--root-certificate", "root.pem"), "lacks pcr0, which tpm needs"),
+        (
+            "sev-snp",
+            (*NITRO_ROOT, "amd-milan", "--tcb-min", "1.2.3.4"),
+            "needs the register measurement: name the --firmware",
+        ),
+        ("tdx", ("--policy", "policy.json"), "needs the register mrtd: boot it where you trust"),
+        ("tpm", ("--policy", "policy.json", "--root-certificate", "root.pem"), "and add --register pcr0=HEX. Nothing"),
         ("tpm", ("--policy", "policy.json", "--root-certificate", "kernel"), "kernel is not an X.509 certificate"),
         ("tpm", ("--policy", "policy.json", "--root-certificate", "none"), "The certificate none cannot be read"),
         ("tpm", ("--register", "pcr24=00"), "--register 'pcr24=00' is not a register of tpm"),
-        ("tpm", ("--register", f"pcr4={'a4' * 48}"), "is not a register of tpm with its value; there are pcr0, pcr4"),
+        (
+            "tpm",
+            ("--register", f"pcr4={'a4' * 48}"),
+            "is not a register of tpm with its value; there are pcr0, pcr2, pcr4",
+        ),
         ("tpm", ("--register", "pcr4"), "--register 'pcr4' is not a register of tpm"),
         ("tpm", ("--register", "="), "--register '=' is not a register of tpm"),
         ("tpm", ("--register", ""), "--register '' is not a register of tpm"),
