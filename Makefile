@@ -57,9 +57,10 @@ $(VENV)/.made:
 	touch $@
 
 # --no-build-isolation: the one build dependency is in the lock too, so nothing is fetched that no hash covers.
-$(VENV)/.installed: $(VENV)/.made requirements.lock pyproject.toml
+$(VENV)/.installed: $(VENV)/.made requirements.lock requirements-unhashed.txt pyproject.toml
 	@echo 'installing the locked dependencies into $(VENV)'
 	$(PIP) install --require-hashes -r requirements.lock
+	if grep -q '^[a-z]' requirements-unhashed.txt; then $(PIP) install --no-deps -r requirements-unhashed.txt; fi
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -142,6 +143,7 @@ lock: setup-dev ## Resolve the dependencies anew and write both locks
 	}
 	compile --output-file requirements.lock
 	compile --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	sed -i '/^[a-z]/d' requirements-unhashed.txt
 
 clean: ## Remove .venv and caches; arrays and disks are not touched
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage *.egg-info build
