@@ -279,3 +279,12 @@ def test_no_clock_and_no_randomness_is_read_while_an_image_is_built(monkeypatch)
         patch.setattr(socket, "gethostname", asked)
         built = [enclave(), build.build_simulated(AUTHORITY), runtime.unpack(PACKAGES, INPUTS)]
     assert built == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["init", "boot.json", "modules/a.ko", "perdure-disk/perdure/disk/core.py", "authority.pub"]
+)
+def test_an_interpreter_brings_no_file_that_is_not_its_own(name):
+    """Whoever wrote the lock of a folder of packages chooses their files, and must not choose what runs."""
+    with pytest.raises(Misuse, match=f"would bring '{name}', which is not its own"):
+        build.program_ramdisk(Platform.TPM, {**RUNTIME, name: b"print('mine')"}, {})
