@@ -218,7 +218,8 @@ def _text(value: Mapping[str, Any], key: str, where: str) -> str:
 
 def _hex(value: Mapping[str, Any], key: str, where: str, length: int | None = None) -> bytes:
     text = _text(value, key, where)
-    if not re.fullmatch(r"([0-9a-f]{2})+", text) or (length is not None and len(text) != 2 * length):
+    # One character repeated, not a group of two: for a group the matcher keeps 80 bytes each time.
+    if not re.fullmatch(r"[0-9a-f]+", text) or len(text) % 2 or (length is not None and len(text) != 2 * length):
         size = "" if length is None else f" of {length} bytes"
         raise Misuse(f"The policy's {where}.{key} is not lower-case hexadecimal{size}.")
     return bytes.fromhex(text)
