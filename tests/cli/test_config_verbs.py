@@ -197,7 +197,7 @@ def test_disks_built_for_another_authority(other):
 def test_a_policy_that_does_not_know_the_disks_program(other):
     path = other.directory / "policy.json"
     policy = json.loads(path.read_text())
-    policy["measurements"][0] |= {name: "00" * 47 + "01" for name in ("pcr0", "pcr1", "pcr2")}
+    policy["measurements"][0] |= dict.fromkeys(("pcr0", "pcr1", "pcr2"), "00" * 47 + "01")
     path.write_text(json.dumps(policy))
     assert "a program that the policy does not allow" in other.run("import", code=2).sentence
 
