@@ -92,13 +92,13 @@ def _read(path: Path) -> Collateral:
 
 def _joined(directory: Path, parts: Sequence[Collateral]) -> Collateral:
     certificates = tuple(der for part in parts for der in part.certificates)
-    statements = tuple(text for part in parts for text in part.tdx)
-    if len(certificates) > CERTIFICATES_MAX or len(statements) > STATEMENTS_MAX:
+    texts = tuple(text for part in parts for text in part.tdx)
+    if len(certificates) > CERTIFICATES_MAX or len(texts) > STATEMENTS_MAX:
         raise Misuse(
             f"The folder {directory} holds more than {CERTIFICATES_MAX} certificates or {STATEMENTS_MAX} of Intel's "
             "statements; leave out what is old."
         )
-    return Collateral(certificates, statements)
+    return Collateral(certificates, texts)
 
 
 class CollateralFolder:
@@ -115,6 +115,7 @@ class CollateralFolder:
         self._parts = {path: _read(path) for path in _files(directory)}
         self._collateral = _joined(directory, list(self._parts.values()))
         self._looked_s = time.monotonic()
+        self._told = ""
 
     def __call__(self) -> Collateral:
         """What is there now."""
@@ -129,10 +130,13 @@ class CollateralFolder:
             state = self._state()
             if state == self._seen:
                 return
-            self._parts = {path: self._renewed(path) for path in _files(self._directory)}
-            self._collateral, self._seen = _joined(self._directory, list(self._parts.values())), state
+            self._seen = state  # whatever comes of it is told once
+            parts = {path: self._renewed(path) for path in _files(self._directory)}
+            self._collateral, self._parts = _joined(self._directory, list(parts.values())), parts
         except Misuse as error:
-            logger.warning("%s What was read before stays in use.", error)
+            if str(error) != self._told:
+                logger.warning("%s What was read before stays in use.", error)
+            self._told = str(error)
 
     def _renewed(self, path: Path) -> Collateral:
         try:
