@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,12 +83,12 @@ def register(cli: click.Group) -> None:
         platform = Platform(given["platform"])
         authority = _public_key(given["authority_key_file"], given["public_key"])
         built = _simulated(given, authority) if platform is Platform.SIMULATED else _real(platform, given, authority)
-        artefacts.write_atomic(given["output_file"], built["data"], 0o644)
-        policy: Policy | None = built["policy"]
-        if policy is not None:
-            artefacts.write_atomic(given["policy_file"], policy.to_json(), 0o644)
-        files = {name: None if given[f"{name}_file"] is None else str(given[f"{name}_file"]) for name in ("policy",)}
-        _show(built["registers"], as_json=as_json, image=str(given["output_file"]), cmdline=built["cmdline"], **files)
+        output_file, policy_file = given["output_file"], given["policy_file"]
+        artefacts.write_atomic(output_file, built.data, 0o644)
+        if built.policy is not None:
+            artefacts.write_atomic(policy_file, built.policy.to_json(), 0o644)
+        policy = None if policy_file is None else str(policy_file)
+        _show(built.registers, as_json=as_json, image=str(output_file), cmdline=built.cmdline, policy=policy)
         return 0
 
     @verb(image, "measure", "perdure image measure disk.eif")
@@ -99,7 +100,17 @@ def register(cli: click.Group) -> None:
         return 0
 
 
-def _simulated(given: Mapping[str, Any], authority: bytes) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """An image, what is known of its measurement, and the policy if one was asked for; `cmdline` of a real kernel."""
+
+    data: bytes
+    registers: Mapping[str, bytes]
+    policy: Policy | None
+    cmdline: str | None
+
+
+def _simulated(given: Mapping[str, Any], authority: bytes) -> _Built:
     policy_file, root_directory = given["policy_file"], given["root_directory"]
     if (policy_file is None) is not (root_directory is None):
         raise Misuse("--policy and --root-directory go together: a policy names the root; nothing was written.")
@@ -108,16 +119,18 @@ def _simulated(given: Mapping[str, Any], authority: bytes) -> dict[str, Any]:
     if policy_file is not None:
         tpm_root = TpmRoot.load_or_create(root_directory).der if given["with_tpm"] else None
         policy = local.policy_of(data, SimulatedRoot.load_or_create(root_directory).der, tpm_root)
-    return {"data": data, "policy": policy, "registers": _pcrs(eif.parse(data)), "cmdline": None}
+    return _Built(data, _pcrs(eif.parse(data)), policy, None)
 
 
-def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> dict[str, Any]:
+def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> _Built:
     if given["kernel"] is None:
         raise Misuse(f"An image for {platform} needs --kernel; nothing was written.")
     kernel = inputs.read_kernel(given["kernel"])
     blobs = inputs.Blobs({}, None) if given["init_blobs"] is None else inputs.read_blobs(given["init_blobs"])
     nitros = images.NITRO_CMDLINE.decode() if platform is Platform.NITRO else ""
     cmdline = next(one for one in (given["cmdline"], blobs.cmdline, nitros) if one is not None)
+    if not cmdline.isascii():
+        raise Misuse("The kernel's command line is not ASCII text; nothing was written.")
     program = images.program_ramdisk(platform, inputs.read_runtime(_runtime(given["runtime"])), blobs.modules)
     if platform is Platform.NITRO:
         data = images.build_nitro(kernel, cmdline.encode(), program, authority)
@@ -133,7 +146,7 @@ def _real(platform: Platform, given: Mapping[str, Any], authority: bytes) -> dic
         root = _root(platform, given)
         _require_known(platform, registers)
         policy = inputs.policy_of(root, registers)
-    return {"data": data, "policy": policy, "registers": registers, "cmdline": cmdline}
+    return _Built(data, registers, policy, cmdline)
 
 
 def _require_known(platform: Platform, registers: Mapping[str, bytes]) -> None:

@@ -355,6 +355,8 @@ def test_a_register_that_contradicts_the_image_is_refused(platform, register, re
 def test_a_command_line_that_is_no_text_is_refused(here, refused):
     (here / "blobs" / "cmdline").write_bytes(b"panic=1 \xe9")
     refused("nitro")
+    (here / "blobs" / "cmdline").unlink()
+    assert "not ASCII text" in refused("nitro", "--cmdline", "panic=1 \u00e9")
 
 
 # Measure -----------------------------------------------------------------------------------------------------
