@@ -56,17 +56,19 @@ $(VENV)/.made:
 	"$$python" -m venv $(VENV)
 	touch $@
 
-# --no-build-isolation: the one build dependency is in the lock too, so nothing is fetched that no hash covers.
-$(VENV)/.installed: $(VENV)/.made requirements.lock requirements-unhashed.txt pyproject.toml
+# --no-deps: a lock is whole, and pip must not look for a newer release of what a package names with an extra. `pip check`
+# says so if it is not. --no-build-isolation: the one build dependency is locked too, so no hash covers less than all.
+$(VENV)/.installed: $(VENV)/.made requirements.lock pyproject.toml
 	@echo 'installing the locked dependencies into $(VENV)'
-	$(PIP) install --require-hashes -r requirements.lock
-	if grep -q '^[a-z]' requirements-unhashed.txt; then $(PIP) install --no-deps -r requirements-unhashed.txt; fi
+	$(PIP) install --no-deps --require-hashes -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
+	$(PIP) check
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@echo 'installing the locked test tools into $(VENV)'
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
+	$(PIP) check
 	touch $@
 
 up: setup ## Serve an array of simulated disks here; ARGS="--size 1G" adds options
@@ -134,7 +136,7 @@ soak: setup-dev tools ## Run the long tests
 bench: setup-dev tools ## Measure
 	@$(BIN)/python bench/run.py $(ARGS)
 
-lock: setup-dev ## Resolve the dependencies anew and write both locks
+lock: $(VENV)/.made ## Resolve the dependencies anew and write both locks
 	@$(PIP) install pip-tools
 	compile() {
 		CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
@@ -143,7 +145,6 @@ lock: setup-dev ## Resolve the dependencies anew and write both locks
 	}
 	compile --output-file requirements.lock
 	compile --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-	sed -i '/^[a-z]/d' requirements-unhashed.txt
 
 clean: ## Remove .venv and caches; arrays and disks are not touched
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage *.egg-info build
