@@ -17,10 +17,18 @@ REPLY_BYTES_MAX = READ_BYTES_MAX + (1 << 16)
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """One stream. Replies are matched to the exchanges that wait, oldest first."""
+    """One stream. Replies are matched to the exchanges that wait, oldest first.
 
-    def __init__(self) -> None:
+    One timer watches over the oldest: silence is dropped as a whole, since what comes late could not be told from the
+    answer to what is asked anew. Each is due `answer_s_max` seconds after it was begun.
+    """
+
+    def __init__(self, answer_s_max: float) -> None:
         self.waiting: deque[asyncio.Future[memoryview]] = deque()
+        self._deadlines: deque[float] = deque()
+        self._answer_s_max = answer_s_max
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self._header = bytearray(FRAME_HEADER.size)
         self._reply: bytearray | None = None
@@ -43,6 +51,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._reply, self._filled = bytearray(length), 0
         elif self._reply is not None and self._filled == len(self._reply):
             reply, self._reply, self._filled = self._reply, None, 0
+            self._deadlines.popleft()
             future = self.waiting.popleft()
             if not future.done():
                 future.set_result(memoryview(reply))
@@ -55,11 +64,33 @@ class _Connection(asyncio.BufferedProtocol):
         """Whether a frame can still be sent; a stream that is closing takes none, and says so on its own."""
         return self.transport is not None and not self.transport.is_closing()
 
+    def send(self, parts: Sequence[Buffer], future: asyncio.Future[memoryview], begun: float) -> int:
+        """Send a frame whose reply is `future`'s, due `answer_s_max` after `begun`; how many bytes that were."""
+        assert self.transport is not None
+        length = sum(len(part) for part in parts)
+        self.waiting.append(future)
+        self._deadlines.append(begun + self._answer_s_max)
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadlines[0], self._look)
+        self.transport.writelines([FRAME_HEADER.pack(length), *parts])
+        return FRAME_HEADER.size + length
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadlines and self._deadlines[0] <= self._loop.time():
+            self.fail("no answer in time")
+        elif self._deadlines:
+            self._timer = self._loop.call_at(self._deadlines[0], self._look)
+
     def fail(self, why: str) -> None:
         """Fail every exchange that waits, and drop the stream."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.transport is not None:
             self.transport.abort()
             self.transport = None
+        self._deadlines.clear()
         while self.waiting:
             future = self.waiting.popleft()
             if not future.done():
@@ -77,7 +108,7 @@ class SocketChannel:
         self._address = address
         self._answer_s_max = answer_ms_max / 1000
         self._lanes: dict[Lane, _Connection] = {}
-        self._connecting: dict[Lane, list[tuple[Sequence[Buffer], asyncio.Future[memoryview]]]] = {}
+        self._connecting: dict[Lane, list[tuple[Sequence[Buffer], asyncio.Future[memoryview], float]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.sent_bytes = 0
         self.exchange_count = 0
@@ -94,16 +125,14 @@ class SocketChannel:
         self.exchange_count += 1
         connection = self._lanes.get(lane)
         if connection is not None and connection.is_open:
-            self._send(connection, parts, future)
+            self.sent_bytes += connection.send(parts, future, loop.time())
         elif lane in self._connecting:
-            self._connecting[lane].append((parts, future))
+            self._connecting[lane].append((parts, future, loop.time()))
         else:
-            self._connecting[lane] = [(parts, future)]
+            self._connecting[lane] = [(parts, future, loop.time())]
             task = loop.create_task(self._connect(lane))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        timer = loop.call_later(self._answer_s_max, self._time_out, lane, future)
-        future.add_done_callback(lambda _: timer.cancel())
         return future
 
     def close(self) -> None:
@@ -114,27 +143,20 @@ class SocketChannel:
         for task in self._tasks:
             task.cancel()
 
-    def _send(self, connection: _Connection, parts: Sequence[Buffer], future: asyncio.Future[memoryview]) -> None:
-        if connection.transport is None or not connection.is_open:  # it was lost in the moment it was made
-            if not future.done():
-                future.set_exception(Disconnected("the disk hung up at once"))
-            return
-        length = sum(len(part) for part in parts)
-        connection.waiting.append(future)
-        self.sent_bytes += FRAME_HEADER.size + length
-        connection.transport.writelines([FRAME_HEADER.pack(length), *parts])
-
     async def _connect(self, lane: Lane) -> None:
         try:
             connection = await asyncio.wait_for(self._open(), self._answer_s_max)
         except (OSError, TimeoutError, asyncio.CancelledError) as error:
-            for _, future in self._connecting.pop(lane):
+            for _, future, _ in self._connecting.pop(lane):
                 if not future.done():
                     future.set_exception(Disconnected(f"cannot connect: {str(error) or 'given up'}"))
             return
         self._lanes[lane] = connection
-        for parts, future in self._connecting.pop(lane):
-            self._send(connection, parts, future)
+        for parts, future, begun in self._connecting.pop(lane):
+            if connection.is_open:
+                self.sent_bytes += connection.send(parts, future, begun)
+            elif not future.done():  # it was lost in the moment it was made
+                future.set_exception(Disconnected("the disk hung up at once"))
 
     async def _open(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -144,18 +166,8 @@ class SocketChannel:
             await loop.sock_connect(stream, self._target)
             if self._family in (socket.AF_INET, socket.AF_INET6):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(_Connection, sock=stream)
+            _, connection = await loop.create_connection(lambda: _Connection(self._answer_s_max), sock=stream)
         except BaseException:
             stream.close()
             raise
         return connection
-
-    def _time_out(self, lane: Lane, future: asyncio.Future[memoryview]) -> None:
-        """Silence: drop the stream, since what comes late could not be told from the answer to what is asked anew."""
-        if future.done():
-            return
-        connection = self._lanes.get(lane)
-        if connection is not None and future in connection.waiting:
-            connection.fail("no answer in time")
-        else:
-            future.set_exception(Disconnected("no answer in time"))

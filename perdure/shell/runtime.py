@@ -13,18 +13,28 @@ _LOG = logging.getLogger(__name__)
 
 
 class AsyncioEvent:
-    """Happens once."""
+    """Happens once. As asyncio's, less what only an event that can be cleared needs: one is made for every request."""
+
+    __slots__ = ("_has_happened", "_waiting")
 
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._has_happened = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     def set(self) -> None:
         """Let it happen."""
-        self._event.set()
+        self._has_happened = True
+        for future in self._waiting:
+            if not future.done():  # else whoever waited was cancelled
+                future.set_result(None)
+        self._waiting.clear()
 
     async def wait(self) -> None:
         """Return when it has happened."""
-        await self._event.wait()
+        if not self._has_happened:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
 
 
 class AsyncioRuntime:
