@@ -4,10 +4,11 @@ Requests run at once and are answered as they finish. At most 128 of them and 64
 per connection; then nothing more is read until some are answered. A client that does not read its replies stops
 being read, so at most as much again waits for it. A client that is leaving has ten seconds to read the last of it.
 
-How work is scheduled: requests go to a queue, and one worker task takes them one after another. Before it awaits
-the backend with others still queued, it asks for a successor. So a backend that answers at once is served by one
-task per batch, and one that waits gets a task per waiting request, all of them ordinary tasks in which timeouts
-and task groups work.
+How work is scheduled: a read nearly always waits for disks, so it gets a task at once, and those that arrived together
+start in the same turn of the loop, together. The other requests go to a queue, and one worker task takes them one
+after another; before it awaits the backend with others still queued, it asks for a successor. So a backend that takes
+writes at once is served by one task per batch, and one that waits gets a task per waiting request, all of them
+ordinary tasks in which timeouts and task groups work.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from perdure.errors import Corrupt, Fenced, Misuse, PerdureError
 from perdure.nbd.backend import Backend, Buffer
@@ -127,7 +128,10 @@ class Session(asyncio.BufferedProtocol):
             else:
                 self._in_flight += 1
                 self._held_bytes += _held_bytes(event)
-                self._queue.append(event)
+                if isinstance(event, Read):
+                    self._start(self._carry_out(event))
+                else:
+                    self._queue.append(event)
         else:
             self._set_reading(False)
         if self._queue:
@@ -155,9 +159,12 @@ class Session(asyncio.BufferedProtocol):
     def _ask_successor(self) -> None:
         if not self._successor_asked:
             self._successor_asked = True
-            task = self._loop.create_task(self._work())
-            self._workers.add(task)
-            task.add_done_callback(self._workers.discard)
+            self._start(self._work())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._workers.add(task)
+        task.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
         self._successor_asked = False
@@ -165,12 +172,15 @@ class Session(asyncio.BufferedProtocol):
             request = self._queue.popleft()
             if self._queue:
                 self._ask_successor()
-            try:
-                await self._serve(request)
-            finally:
-                self._in_flight -= 1
-                self._held_bytes -= _held_bytes(request)
-                self._plan_send()
+            await self._carry_out(request)
+
+    async def _carry_out(self, request: Request) -> None:
+        try:
+            await self._serve(request)
+        finally:
+            self._in_flight -= 1
+            self._held_bytes -= _held_bytes(request)
+            self._plan_send()
 
     async def _serve(self, request: Request) -> None:
         """Carry out one request and put its reply in the queue, whatever happens."""
