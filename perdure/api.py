@@ -185,7 +185,6 @@ class Host:
         for channel in self.channels:
             channel.close()
         await self.runtime.stop()
-        self.verifier.close()
 
 
 def _is_of_seat(array: Array, seat: int, greeting: Greeting) -> bool:

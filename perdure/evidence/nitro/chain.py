@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import Criticality, PolicyBuilder, Store
 
 from perdure.errors import BadChain
+from perdure.evidence.p384 import P384Key
 from perdure.evidence.x509 import issuer_policy, leaf_policy
 
 _EPOCH: Final = datetime(1970, 1, 1)  # UTC without a zone, as the verifier takes it
@@ -36,7 +37,7 @@ class VerifiedPath:
     The leaf's own window contains that of the path.
     """
 
-    key: ec.EllipticCurvePublicKey
+    key: P384Key
     not_before_ms: int
     not_after_ms: int
     leaf_not_before_ms: int
@@ -104,7 +105,7 @@ def _verify_path(certificates: list[x509.Certificate]) -> VerifiedPath:
     if found != certificates[::-1]:
         raise BadChain("The evidence's certificate chain holds certificates that do not belong to the path.")
     return VerifiedPath(
-        key=key,
+        key=P384Key(key),
         not_before_ms=_unix_ms(not_before),
         not_after_ms=_unix_ms(not_after),
         leaf_not_before_ms=_unix_ms(leaf.not_valid_before_utc.replace(tzinfo=None)),

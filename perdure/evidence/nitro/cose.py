@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA384
 
 from perdure.errors import BadSignature, MalformedEvidence
+from perdure.evidence.p384 import P384Key
 
 PAYLOAD_BYTES_MAX: Final = 16 * 1024
 SIGNATURE_BYTES: Final = 96
@@ -27,7 +25,6 @@ _START: Final = b"\x84" + _PROTECTED + b"\xa0"  # array of 4; protected; empty u
 _SIGNATURE_HEAD: Final = b"\x58\x60"  # bstr of 96
 _END_BYTES: Final = len(_SIGNATURE_HEAD) + SIGNATURE_BYTES
 _SIGNED_START: Final = b"\x84\x6aSignature1" + _PROTECTED + b"\x40"  # RFC 9052, section 4.4; empty external data
-_ALGORITHM: Final = ec.ECDSA(SHA384())
 DOCUMENT_BYTES_MAX: Final = len(_TAG_18 + _START) + 3 + PAYLOAD_BYTES_MAX + _END_BYTES
 
 
@@ -55,11 +52,11 @@ class Sign1:
     payload: bytes
     signature: bytes
 
-    def verify(self, key: ec.EllipticCurvePublicKey) -> None:
-        """Return if `key` (P-384) signed this payload; raise BadSignature otherwise."""
+    def verify(self, key: P384Key) -> None:
+        """Return if `key` signed this payload; raise BadSignature otherwise."""
         r, s = int.from_bytes(self.signature[:48], "big"), int.from_bytes(self.signature[48:], "big")
         try:
-            key.verify(encode_dss_signature(r, s), signed_bytes(self.payload), _ALGORITHM)
+            key.verify(r, s, signed_bytes(self.payload))
         except InvalidSignature:
             raise BadSignature(
                 "The evidence's signature does not verify: it was altered, or the hardware did not make it."

@@ -86,7 +86,7 @@ def test_a_path_of_the_right_form_gives_the_leafs_key_and_the_common_window():
     path = steps()
     path[2].start, path[3].end = START + DAY, START + 3 * DAY
     verified = chain.verify_path(issue(path))
-    assert verified.key == path[-1].key.public_key()
+    assert verified.key.public == path[-1].key.public_key()
     assert verified.not_before_ms == (START + DAY).timestamp() * 1000
     assert verified.not_after_ms == (START + 3 * DAY).timestamp() * 1000
     assert verified.leaf_not_before_ms == START.timestamp() * 1000

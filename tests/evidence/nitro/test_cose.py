@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from perdure.errors import BadSignature, MalformedEvidence
 from perdure.evidence.nitro import cose
+from perdure.evidence.p384 import P384Key
 from tests.evidence.support import leaf, sign
 
 
@@ -81,13 +82,13 @@ def test_refuses_every_other_outer_form(data):
 def test_the_signature_covers_the_payload_and_belongs_to_the_key():
     key = leaf().key
     message = cose.split(sign(b"payload", key))
-    message.verify(key.public_key())
+    message.verify(P384Key(key.public_key()))
     for other in (
         cose.Sign1(b"Payload", message.signature),
         cose.Sign1(b"payload", bytes(96)),
         cose.Sign1(P, b"\xff" * 96),
     ):
         with pytest.raises(BadSignature):
-            other.verify(key.public_key())
+            other.verify(P384Key(key.public_key()))
     with pytest.raises(BadSignature):
-        message.verify(leaf("another").key.public_key())
+        message.verify(P384Key(leaf("another").key.public_key()))
