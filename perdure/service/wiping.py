@@ -15,18 +15,25 @@ from collections.abc import Mapping
 from typing import Final
 
 _PROBE_BYTES: Final = 4096
-_TUNABLE: Final = "glibc.malloc.tcache_count=0"
+_TUNABLES: Final = {
+    "glibc.malloc.tcache_count": 0,  # blocks in a thread's cache are not overwritten (malloc.c), so there is no cache
+    # Not for wiping: buffers of a batch are kept by the allocator instead of being mapped and faulted in page by page
+    # each time, which takes longer than coding them (docs/performance.md).
+    "glibc.malloc.mmap_threshold": 4 << 20,
+    "glibc.malloc.trim_threshold": 16 << 20,
+}
 SETTINGS: Final = {
     "MALLOC_PERTURB_": "165",
-    "GLIBC_TUNABLES": _TUNABLE,  # blocks in a thread's cache are not overwritten (malloc.c), so there is no cache
-    "PYTHONMALLOC": "malloc",  # nor are those in the pools of Python's own allocator for small objects
+    "GLIBC_TUNABLES": ":".join(f"{name}={value}" for name, value in _TUNABLES.items()),
+    "PYTHONMALLOC": "malloc",  # blocks in the pools of Python's own allocator for small objects are not overwritten
 }
 
 
 def environment(found: Mapping[str, str]) -> dict[str, str]:
     """`found` with the settings; other tunables of the C library stay."""
-    others = [part for part in found.get("GLIBC_TUNABLES", "").split(":") if part and "tcache_count" not in part]
-    return {**found, **SETTINGS, "GLIBC_TUNABLES": ":".join([*others, _TUNABLE])}
+    parts = found.get("GLIBC_TUNABLES", "").split(":")
+    others = [part for part in parts if part and part.partition("=")[0] not in _TUNABLES]
+    return {**found, **SETTINGS, "GLIBC_TUNABLES": ":".join([*others, SETTINGS["GLIBC_TUNABLES"]])}
 
 
 def apply() -> None:
