@@ -17,8 +17,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from perdure.array import journal, sealing
 from perdure.array.cache import Batch, WriteCache
 from perdure.array.change import RosterChange
@@ -36,6 +34,8 @@ IN_FLIGHT_MAX = 8
 """EXECUTEs under way to each disk."""
 ROUNDS_MAX = 2
 """Rounds of evidence under way on behalf of FLUSHes; those that come meanwhile share the next."""
+CODED_AT_ONCE = 16
+"""Sectors sealed and coded in one turn: few enough that all of it stays in the processor's cache."""
 CHANGE_POLL_MS = 10
 UNPROVED_MAX = 4
 """Entries after which evidence is asked for even if nobody flushes, so that the ring never fills up."""
@@ -193,9 +193,9 @@ class Committer:
             ops += journal.apply_ops(self._geometry, entry)
             trimmed += sum(run.count for run in entry.trims)
         prefix: Buffer = b""
-        columns: Sequence[Buffer] = [b""] * self._geometry.n
+        columns: list[list[Buffer]] = [[] for _ in range(self._geometry.n)]
         if batch is not None:
-            prefix, columns, op = self._enter(batch)
+            prefix, op = self._enter(batch, columns)
             ops.append(op)
         self._owes_evidence = not evidence
         if evidence:
@@ -208,25 +208,28 @@ class Committer:
         self._executions.append(execution)
         self.sent_count += 1
         for seat, session in receivers:
-            answer = session.execute(ops, (prefix, columns[seat], head), evidence=evidence)
+            answer = session.execute(ops, (prefix, *columns[seat], head), evidence=evidence)
             self._runtime.spawn(self._watch(execution, session, answer))
 
-    def _enter(self, batch: Batch) -> tuple[bytes, Sequence[Buffer], bytes]:
-        """Seal and code one batch as the next entry: what all disks get, each disk's column, the operation."""
+    def _enter(self, batch: Batch, columns: list[list[Buffer]]) -> tuple[bytes, bytes]:
+        """Seal and code one batch as the next entry: what all disks get, and the operation; the rest into `columns`."""
         geometry = self._geometry
         self._last += 1
         indices = sorted(batch.writes)
-        sectors = [batch.writes[index] for index in indices]
-        width = geometry.k * geometry.fragment_bytes
-        rows, tags = sealing.seal(self._keys, indices, sectors, self._last, width, self._runtime.random)
-        stacked = rows.reshape(len(indices), geometry.k, geometry.fragment_bytes).transpose(1, 0, 2)
-        columns: Sequence[Buffer] = [b""] * geometry.n
-        if indices:
-            columns = self._code.encode(np.ascontiguousarray(stacked).tobytes())
-        entry = Entry(self._last, self._epoch, tuple(indices), tuple(batch.trims), tags)
+        tags = []
+        for start in range(0, len(indices), CODED_AT_ONCE):
+            some = indices[start : start + CODED_AT_ONCE]
+            sectors = [batch.writes[index] for index in some]
+            width = geometry.k * geometry.fragment_bytes
+            rows, their_tags = sealing.seal(self._keys, some, sectors, self._last, width, self._runtime.random)
+            tags.append(their_tags)
+            stacked = rows.reshape(len(some), geometry.k, geometry.fragment_bytes).transpose(1, 0, 2)
+            for parts, column in zip(columns, self._code.encode(stacked.tobytes()), strict=True):
+                parts.append(column)
+        entry = Entry(self._last, self._epoch, tuple(indices), tuple(batch.trims), b"".join(tags))
         self._entries[self._last] = entry, batch
         op = journal.write(geometry.slot_start(self._last), entry.slot_sectors(geometry))
-        return entry.encode(self._keys.journal), columns, op
+        return entry.encode(self._keys.journal), op
 
     # Answers ----------------------------------------------------------------------------------------------
 

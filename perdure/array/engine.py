@@ -66,16 +66,15 @@ class Array:
 
     # Reading and writing ----------------------------------------------------------------------------------
 
-    async def pread(self, offset: int, length: int) -> bytearray:
-        """`length` bytes from `offset`. Raises Misuse beyond the end, Corrupt, Unavailable, Fork."""
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """`length` bytes from `offset`, the caller's own. Raises Misuse beyond the end, Corrupt, Unavailable, Fork."""
         self._check(offset, length)
         if not length:
-            return bytearray()
+            return b""
         first, end = offset // SECTOR_BYTES, ceil_div(offset + length, SECTOR_BYTES)
-        whole = bytearray((end - first) * SECTOR_BYTES)
-        await self._read_sectors(Run(first, end - first), memoryview(whole))
+        whole = await self._read_sectors(Run(first, end - first))
         start = offset - first * SECTOR_BYTES
-        return whole if length == len(whole) else whole[start : start + length]
+        return whole if length == len(whole) else memoryview(whole)[start : start + length]
 
     async def pwrite(self, offset: int, data: Buffer, *, fua: bool = False) -> None:
         """Write `data` at `offset`; it is durable on return only with `fua`, or after `flush`.
@@ -191,31 +190,33 @@ class Array:
         if offset < 0 or length < 0 or offset + length > self.size_bytes:
             raise Misuse(f"bytes {offset} to {offset + length} are not all within the array's {self.size_bytes}")
 
-    async def _read_sectors(self, run: Run, out: memoryview) -> None:
+    async def _read_sectors(self, run: Run) -> Buffer:
         """Sectors that are not home from the cache, the runs between them from the disks."""
+        cached = {index: found for index in range(run.start, run.end) if (found := self.cache.find(index)) is not None}
+        if not cached:
+            return await self.reader.read(run)
+        whole = bytearray(run.count * SECTOR_BYTES)
         start = run.start
-        for index in range(run.start, run.end + 1):
-            cached = self.cache.find(index) if index < run.end else None
-            if cached is None and index < run.end:
-                continue
+        for index in (*cached, run.end):
             if index > start:
-                part = out[(start - run.start) * SECTOR_BYTES : (index - run.start) * SECTOR_BYTES]
-                await self.reader.read(Run(start, index - start), part)
-            if cached is not None:
-                out[(index - run.start) * SECTOR_BYTES : (index + 1 - run.start) * SECTOR_BYTES] = cached
+                at = (start - run.start) * SECTOR_BYTES
+                whole[at : at + (index - start) * SECTOR_BYTES] = await self.reader.read(Run(start, index - start))
             start = index + 1
+        for index, found in cached.items():
+            at = (index - run.start) * SECTOR_BYTES
+            whole[at : at + SECTOR_BYTES] = found
+        return whole
 
     async def _write_part(self, index: int, start: int, part: memoryview) -> None:
         """Merge a part of a sector with the rest of it as it is at that very moment."""
-        sector = bytearray(SECTOR_BYTES)
         while True:
             cached = self.cache.find(index)
             if cached is not None:
-                sector[:] = cached
+                sector = bytearray(cached)
                 break
             await self.reader.load_tags(Run(index, 1))
             tag = self.reader.tags.get(Run(index, 1))
-            await self.reader.read(Run(index, 1), memoryview(sector))
+            sector = bytearray(await self.reader.read(Run(index, 1)))
             if self.cache.find(index) is None and self.reader.tags.get(Run(index, 1)) == tag:
                 break
         sector[start : start + len(part)] = part

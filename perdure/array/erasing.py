@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
+from perdure.array.fetch import CHUNK_SECTORS
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import TAG_BYTES, Run
 from perdure.array.members import Members
 from perdure.array.ports import Attested, results
-from perdure.array.reader import CHUNK_SECTORS, Reader
+from perdure.array.reader import Reader
 from perdure.array.receipt import Erased, Exchange, Proof, Receipt, judge, plan
 from perdure.array.sealing import generation_of
 from perdure.array.session import Session

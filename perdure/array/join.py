@@ -23,13 +23,14 @@ from enum import Enum
 from perdure.array import journal
 from perdure.array.cache import WriteCache
 from perdure.array.committer import Committer
+from perdure.array.fetch import CHUNK_SECTORS
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import GENESIS_AREA, HEAD_AREA, ROSTER_AREA, SECTOR_BYTES, SLOTS, TAG_BYTES, Geometry, Run
 from perdure.array.journal import Head, runs_of
 from perdure.array.members import Members
 from perdure.array.places import Place
 from perdure.array.ports import Buffer
-from perdure.array.reader import CHUNK_SECTORS, Reader
+from perdure.array.reader import Reader
 from perdure.array.roster import ANY_ENTRY, AREA_BYTES, Roster
 from perdure.array.sealing import NEVER_WRITTEN, generation_of
 from perdure.array.session import Greeting, Session
@@ -239,7 +240,7 @@ class Join:
         content = bytearray(run.count * SECTOR_BYTES)
         for _, part in runs_of(indices):
             at = (part.start - run.start) * SECTOR_BYTES
-            await self._reader.read(part, memoryview(content)[at : at + part.count * SECTOR_BYTES])
+            content[at : at + part.count * SECTOR_BYTES] = await self._reader.read(part)
         resealed = 0
         for index in indices:
             await self._committer.room()

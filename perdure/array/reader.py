@@ -1,4 +1,7 @@
-"""Verified reads: tags from memory or with evidence, fragments from any k disks, nothing that does not fit its tag."""
+"""Verified reads: tags from memory or with evidence, fragments from any k disks, nothing that does not fit its tag.
+
+`perdure.array.fetch` brings fragments; what is believed of them is decided here.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
 from perdure.array.cache import WriteCache
 from perdure.array.erasure import Code
+from perdure.array.fetch import CHUNK_SECTORS, READ_RETRY_MS, READ_TRIES, Fetcher, too_few
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event, Runtime, results
-from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal_into
+from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal
 from perdure.array.session import Session, Trouble
 from perdure.array.tags import TagTable
-from perdure.errors import Corrupt, Fork, PerdureError, Rollback, Unavailable
-
-CHUNK_SECTORS = 256
-READ_TRIES = 10
-READ_RETRY_MS = 100
-"""Too few answered: a short break of several links ends no read, as it ends no write."""
-AVOID_MS = 10_000
-"""How long a disk whose read went wrong is asked last."""
+from perdure.errors import Corrupt, Fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +28,14 @@ class Differing:
     index: int
     tag: bytes
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A sector that opened, and the seats of the k fragments that it was made of."""
+
+    content: Buffer
+    seats: set[int]
 
 
 class Reader:
@@ -55,47 +58,40 @@ class Reader:
         self._cache = cache
         self._runtime = runtime
         self._code = Code(geometry.k, geometry.n)
-        self._every_read = every_read
+        self._fetcher = Fetcher(geometry, self._code, members, runtime, every_read=every_read)
         self._loading: dict[int, Event] = {}
 
-    async def read(self, run: Run, out: memoryview) -> None:
-        """Fill `out` with the sectors of `run`: each as it was at some moment since the call, whole.
+    async def read(self, run: Run) -> Buffer:
+        """The sectors of `run`: each as it was at some moment since the call, whole. The buffer is the caller's.
 
         Raises Corrupt when no k disks have what the tag names, Unavailable when fewer than k answer.
         """
+        if run.count == 1:
+            return (await self._read_some(run))[0]
+        whole = bytearray(run.count * SECTOR_BYTES)
         for start in range(run.start, run.end, CHUNK_SECTORS):
-            chunk = Run(start, min(CHUNK_SECTORS, run.end - start))
+            some = Run(start, min(CHUNK_SECTORS, run.end - start))
             at = (start - run.start) * SECTOR_BYTES
-            await self._read_chunk(chunk, out[at : at + chunk.count * SECTOR_BYTES])
+            for sector in await self._read_some(some):
+                whole[at : at + SECTOR_BYTES] = sector
+                at += SECTOR_BYTES
+        return whole
 
-    async def _read_chunk(self, run: Run, out: memoryview) -> None:
-        await self.load_tags(run)
+    async def _read_some(self, run: Run) -> list[Buffer]:
+        if not self.tags.knows(run):
+            await self.load_tags(run)
         tags, changes = self.tags.get(run), self.tags.changes(run)
         if not any(tags):
-            out[:] = bytes(len(out))
-            return
-        columns = await self._columns(run, self._geometry.k, evidence=self._every_read)
-        rows = self._rows(columns, run.count)
-        for at in range(run.count):
-            tag = tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
-            sector = out[at * SECTOR_BYTES : (at + 1) * SECTOR_BYTES]
+            return [bytes(SECTOR_BYTES)] * run.count
+        fetched = await self._fetcher.fetch(run)
+        sectors: list[Buffer] = []
+        for at, row in enumerate(fetched.rows):
             try:
-                unseal_into(self._keys, run.start + at, tag, rows[at], sector)
+                sectors.append(unseal(self._keys, run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES], row))
             except Corrupt:
-                size = self._geometry.fragment_bytes
-                plain = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
-                await self._second_look(run.start + at, sector, plain, changes[at])
-
-    def _rows(self, columns: Mapping[int, Buffer], count: int) -> list[memoryview]:
-        """The ciphertexts, 4,096 bytes each, from k columns of `count` fragments."""
-        data = self._code.decode(columns)
-        width = self._geometry.fragment_bytes
-        stacked = np.empty((count, self._geometry.k, width), np.uint8)
-        for seat, column in enumerate(data):
-            stacked[:, seat] = np.frombuffer(column, np.uint8).reshape(count, width)
-        flat = stacked.reshape(count * self._geometry.k * width).data
-        step = self._geometry.k * width
-        return [flat[at * step : at * step + SECTOR_BYTES] for at in range(count)]
+                plain = fetched.fragments(at, self._geometry.fragment_bytes)
+                sectors.append(await self._second_look(run.start + at, plain, changes[at]))
+        return sectors
 
     async def fragments(self, run: Run, seat: int) -> dict[int, Buffer]:
         """The fragments that belong on `seat`, by sector, each proved to be of the version that its tag names.
@@ -103,8 +99,8 @@ class Reader:
         A sector that changes meanwhile is left out: its new version is on its way to every disk. Raises Corrupt.
         """
         tags = self.tags.get(run)
-        columns = await self._columns(run, self._geometry.k, evidence=False)
-        rows = self._rows(columns, run.count)
+        columns = await self._fetcher.columns([run], self._geometry.k, evidence=False)
+        rows = self._fetcher.rows(columns, run.count)
         column = self._code.encode(b"".join(self._code.decode(columns)))[seat]
         size = self._geometry.fragment_bytes
         found: dict[int, Buffer] = {}
@@ -121,19 +117,18 @@ class Reader:
     async def _fragment_again(self, index: int, seat: int) -> dict[int, Buffer]:
         """One fragment from whichever k members hold the right ones, with evidence; none if the sector has changed."""
         now, changes = self.tags.get(Run(index, 1)), self.tags.changes(Run(index, 1))
-        columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
-        out = memoryview(bytearray(SECTOR_BYTES))
-        tag, good = now, self._try_all(index, now, columns, out)
-        if good is None:
-            tag, good = await self._by_another_tag(index, now, columns, out)
-        if good is None:
+        columns = await self._columns_of_all(Run(index, 1))
+        tag, found = now, self._try_all(index, now, columns)
+        if found is None:
+            tag, found = await self._by_another_tag(index, now, columns)
+        if found is None:
             return {}
         if tag != now:  # the tag itself was wrong: the sector is written anew, for all
-            self._repair(index, tag, out)
+            self._repair(index, tag, found.content)
             return {}
         if self.tags.changes(Run(index, 1)) == changes:
-            self._blame(columns, good, {})
-        data = self._code.decode({at: columns[at] for at in good})
+            self._blame(columns, found.seats, {})
+        data = self._code.decode({at: columns[at] for at in found.seats})
         return {index: self._code.encode(b"".join(data))[seat]}
 
     # Tags -------------------------------------------------------------------------------------------------
@@ -157,80 +152,15 @@ class Reader:
         """From any one member: it is in sync, and its evidence shows that it is ours and has all that it answered."""
         place = Run(self._geometry.tag_start(group.start), group.count)
         for _ in range(READ_TRIES):
-            for _, session in self._to_ask():
+            for _, session in self._fetcher.to_ask():
                 try:
                     return await session.read([place], evidence=True)
                 except Trouble:
-                    self._trouble(session)
+                    self._fetcher.trouble(session)
                 except Fork as verdict:
-                    self._fork(session, verdict)
+                    self._fetcher.fork(session, verdict)
             await self._runtime.sleep(READ_RETRY_MS)
-        raise self._too_few(0, 1)
-
-    # Fragments --------------------------------------------------------------------------------------------
-
-    async def _columns(self, run: Run, wanted: int, *, evidence: bool) -> dict[int, Buffer]:
-        """Fragments of `run` from `wanted` members, or as many as answer if that is at least k."""
-        columns: dict[int, Buffer] = {}
-        for _ in range(READ_TRIES):
-            asked: set[bytes] = set()
-            while len(columns) < wanted:
-                left = [(at, one) for at, one in self._to_ask() if one.instance not in asked and at not in columns]
-                batch = left[: wanted - len(columns)]
-                if not batch:
-                    break
-                asked.update(session.instance for _, session in batch)
-                reads = (self._column(run, seat, session, columns, evidence=evidence) for seat, session in batch)
-                results(await self._runtime.gather(*reads))
-            if len(columns) >= self._geometry.k:
-                return columns
-            await self._runtime.sleep(READ_RETRY_MS)
-        raise self._too_few(len(columns), self._geometry.k)
-
-    async def _column(
-        self, run: Run, seat: int, session: Session, columns: dict[int, Buffer], *, evidence: bool
-    ) -> None:
-        size = self._geometry.fragment_sectors
-        place = Run(self._geometry.fragment_start(run.start), run.count * size)
-        try:
-            columns[seat] = await session.read([place], evidence=evidence)
-        except Trouble:
-            self._trouble(session)
-        except Fork as verdict:
-            self._fork(session, verdict)
-
-    def _fork(self, session: Session, verdict: Fork) -> None:
-        """A Rollback is this disk's, and another may answer; anything else ends the mount, and this read."""
-        self._members.report_lost(session, verdict)
-        if not isinstance(verdict, Rollback):
-            raise verdict
-
-    def _to_ask(self) -> list[tuple[int, Session]]:
-        """The members in the order in which to ask them; one that gave trouble lately comes last."""
-        now = self._runtime.now_ms()
-
-        def is_avoided(pair: tuple[int, Session]) -> bool:
-            trouble_ms = pair[1].read_trouble_ms
-            return trouble_ms is not None and now - trouble_ms < AVOID_MS
-
-        return sorted(self._members.to_ask(), key=is_avoided)
-
-    def _trouble(self, session: Session) -> None:
-        session.read_trouble_ms = self._runtime.now_ms()
-        self._members.counted(session.instance).read += 1
-
-        async def probe() -> None:
-            try:
-                await session.probe()
-            except PerdureError as verdict:
-                self._members.report_lost(session, verdict)
-
-        self._runtime.spawn(probe())
-
-    def _too_few(self, answered: int, needed: int) -> Unavailable:
-        return Unavailable(
-            f"{answered} disks answered a read that needs {needed}; nothing older was served. Bring disks back."
-        )
+        raise too_few(0, 1)
 
     # Everything, from everyone ------------------------------------------------------------------------------
 
@@ -242,7 +172,7 @@ class Reader:
         await self.load_tags(run)
         tags, changes = self.tags.get(run), self.tags.changes(run)
         held = await self._tags_of_all(run)
-        columns = await self._columns(run, len(self._members.roster.members), evidence=True)
+        columns = await self._columns_of_all(run)
         size = self._geometry.fragment_bytes
         found = []
         for at in range(run.count):
@@ -251,18 +181,20 @@ class Reader:
                 continue
             tags_held = {seat: own[at * TAG_BYTES : (at + 1) * TAG_BYTES] for seat, own in held.items()}
             parts = {seat: memoryview(column)[at * size : (at + 1) * size] for seat, column in columns.items()}
-            content = bytearray(SECTOR_BYTES)
-            tag = self._right_tag(index, tag, tags_held, parts, memoryview(content))
-            wrong = {seat for seat, own in tags_held.items() if own != tag}
-            wrong |= self._wrong_parts(index, tag, parts, memoryview(content))
+            tag = self._right_tag(index, tag, tags_held, parts)
+            content, wrong = self._wrong_parts(index, tag, parts)
+            wrong |= {seat for seat, own in tags_held.items() if own != tag}
             if wrong:
                 self._count_against(wrong)
-                found.append(Differing(index, tag, bytes(content)))
+                found.append(Differing(index, tag, content))
         return found
 
     def is_home_as(self, index: int, tag: bytes) -> bool:
         """Whether `tag` still names the latest version, and nothing newer waits to come home."""
         return self._cache.find(index) is None and self.tags.get(Run(index, 1)) == tag
+
+    async def _columns_of_all(self, run: Run) -> dict[int, Buffer]:
+        return await self._fetcher.columns([run], len(self._members.roster.members), evidence=True)
 
     async def _tags_of_all(self, run: Run) -> dict[int, bytes]:
         place = Run(self._geometry.tag_start(run.start), run.count)
@@ -272,101 +204,98 @@ class Reader:
             try:
                 held[seat] = bytes(await session.read([place], evidence=True))
             except Trouble:
-                self._trouble(session)
+                self._fetcher.trouble(session)
             except Fork as verdict:
-                self._fork(session, verdict)
+                self._fetcher.fork(session, verdict)
 
         results(await self._runtime.gather(*(ask(seat, session) for seat, session in self._members.to_ask())))
         return held
 
-    def _right_tag(
-        self, index: int, tag: bytes, held: Mapping[int, bytes], parts: Mapping[int, Buffer], content: memoryview
-    ) -> bytes:
+    def _right_tag(self, index: int, tag: bytes, held: Mapping[int, bytes], parts: Mapping[int, Buffer]) -> bytes:
         """`tag` if the sector opens under it, else another that is held and opens it, else `tag`.
 
         So one disk that says "never written" of what the others hold is wrong, and not they.
         """
         for one in (tag, *sorted(set(held.values()) - {tag})):
-            if one != NEVER_WRITTEN and self._try_all(index, one, parts, content) is not None:
+            if one != NEVER_WRITTEN and self._try_all(index, one, parts) is not None:
                 if one != tag:
                     self.tags.put(index, one)
                 return one
         return tag
 
-    def _wrong_parts(self, index: int, tag: bytes, parts: Mapping[int, Buffer], content: memoryview) -> set[int]:
-        """The seats whose fragments of one sector are not those of its version, whose plaintext goes to `content`."""
+    def _wrong_parts(self, index: int, tag: bytes, parts: Mapping[int, Buffer]) -> tuple[bytes, set[int]]:
+        """One sector's content, and the seats whose fragments are not those of its version."""
         if tag == NEVER_WRITTEN:
-            return {seat for seat, part in parts.items() if any(part)}
-        good = self._try_all(index, tag, parts, content)
-        if good is None:
+            return bytes(SECTOR_BYTES), {seat for seat, part in parts.items() if any(part)}
+        found = self._try_all(index, tag, parts)
+        if found is None:
             raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments.")
-        right = self._code.encode(b"".join(self._code.decode({seat: parts[seat] for seat in good})))
-        return {seat for seat, part in parts.items() if bytes(part) != bytes(right[seat])}
+        right = self._code.encode(b"".join(self._code.decode({seat: parts[seat] for seat in found.seats})))
+        return bytes(found.content), {seat for seat, part in parts.items() if bytes(part) != bytes(right[seat])}
 
     def _count_against(self, seats: set[int]) -> None:
         for seat in seats:
             instance = self._members.roster.seats[seat]
             if instance is not None:
                 self._members.counted(instance).checksum += 1
-                self._members.sessions[instance].read_trouble_ms = self._runtime.now_ms()
+                self._members.sessions[instance].read_slow_ms = self._runtime.now_ms()
 
     # When a fragment does not fit -------------------------------------------------------------------------
 
-    async def _second_look(self, index: int, out: memoryview, plain: Mapping[int, Buffer], changes: int) -> None:
+    async def _second_look(self, index: int, plain: Mapping[int, Buffer], changes: int) -> Buffer:
         """The sector did not fit its tag: it was overwritten since it had `changes`, or some of `plain` is wrong."""
         while True:
             cached = self._cache.find(index)
             if cached is not None:
-                out[:] = cached
-                return
+                return cached
             now = self.tags.get(Run(index, 1))
             [before] = self.tags.changes(Run(index, 1))
             if before != changes:
                 plain = {}  # of another version: it accuses nobody
             # With evidence, so that what differs is what a disk really holds, not what its host makes of it.
-            columns = await self._columns(Run(index, 1), len(self._members.roster.members), evidence=True)
-            tag, good = now, self._try_all(index, now, columns, out)
-            if good is None:
-                tag, good = await self._by_another_tag(index, now, columns, out)
-            if good is not None:
+            columns = await self._columns_of_all(Run(index, 1))
+            tag, found = now, self._try_all(index, now, columns)
+            if found is None:
+                tag, found = await self._by_another_tag(index, now, columns)
+            if found is not None:
                 is_still = tag != now or (self.is_home_as(index, tag) and self.tags.changes(Run(index, 1)) == [before])
-                is_wrong = is_still and (self._blame(columns, good, plain) or tag != now)
+                is_wrong = is_still and (self._blame(columns, found.seats, plain) or tag != now)
                 if is_wrong and (tag != now or not self._cache.is_full):  # where the tag is wrong it cannot wait
-                    self._repair(index, tag, out)
-                return
+                    self._repair(index, tag, found.content)
+                return found.content
 
     async def _by_another_tag(
-        self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview
-    ) -> tuple[bytes, set[int] | None]:
+        self, index: int, tag: bytes, columns: Mapping[int, Buffer]
+    ) -> tuple[bytes, _Found | None]:
         """When nothing opens under `tag`, it may be that tag which is wrong, on the one disk that told it.
 
-        The right one, known from now on, and the seats used; none when the sector has changed meanwhile. Or Corrupt.
+        The right one, known from now on, and what it opens; none when the sector has changed meanwhile. Or Corrupt.
         A tag opens only what its version's k fragments are, so no older one can be found while a newer one counts.
         """
         held = await self._tags_of_all(Run(index, 1)) if self.is_home_as(index, tag) else {}
         if not self.is_home_as(index, tag):
             return tag, None
         for other in sorted(set(held.values()) - {tag, NEVER_WRITTEN}):  # "never written" would open anything
-            good = self._try_all(index, other, columns, out)
-            if good is not None:
+            found = self._try_all(index, other, columns)
+            if found is not None:
                 self.tags.put(index, other)
                 self._count_against({seat for seat, own in held.items() if own != other})
-                return other, good
+                return other, found
         raise Corrupt(f"sector {index} cannot be rebuilt: too many disks hold wrong fragments. Nothing was returned.")
 
-    def _repair(self, index: int, tag: bytes, sector: memoryview) -> None:
+    def _repair(self, index: int, tag: bytes, content: Buffer) -> None:
         """Write the sector anew, unless it has changed meanwhile: then it is whole again on every disk."""
         if self.is_home_as(index, tag) and tag != NEVER_WRITTEN:
-            self._cache.write(index, bytes(sector))
+            self._cache.write(index, bytes(content))
 
-    def _try_all(self, index: int, tag: bytes, columns: Mapping[int, Buffer], out: memoryview) -> set[int] | None:
-        """Unseal from the first k columns that fit `tag`; the seats used, or None."""
+    def _try_all(self, index: int, tag: bytes, columns: Mapping[int, Buffer]) -> _Found | None:
+        """What the first k columns that fit `tag` open to, and their seats; None if none do."""
         for seats in combinations(sorted(columns), self._geometry.k):
             try:
-                unseal_into(self._keys, index, tag, self._rows({s: columns[s] for s in seats}, 1)[0], out)
+                [row] = self._fetcher.rows({seat: columns[seat] for seat in seats}, 1)
+                return _Found(unseal(self._keys, index, tag, row), set(seats))
             except Corrupt:
                 continue
-            return set(seats)
         return None
 
     def _blame(self, columns: Mapping[int, Buffer], good: set[int], plain: Mapping[int, Buffer]) -> bool:

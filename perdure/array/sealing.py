@@ -2,7 +2,7 @@
 
 For each version of a sector draw a fresh 32-byte r. Then
 
-    c    = AES-256-CTR(key r, counter 0, plaintext)
+    c    = AES-256-CTR(key r, first counter block 2, plaintext)
     h    = SHA-256(c)
     wrap = r XOR HMAC(K1, id, index, generation, h)
     mac  = HMAC(K2, id, index, generation, wrap, h), first 24 bytes
@@ -12,18 +12,23 @@ r comes back only with all of c, hence with k fragments: fewer tell nothing, eve
 (compare AONT-RS, Resch and Plank, FAST 2011). HMAC commits, so one tag opens under one key and to one content only.
 A tag of zeros means never written or trimmed, and reads as zeros. Tags come from this program's memory or with
 evidence; a fragment is believed only if it fits its tag.
+
+Counter blocks start at 2 because that is where AES-GCM with a nonce of zeros starts to encrypt (NIST SP 800-38D,
+7.1): its one call in `cryptography` takes a third of the time of a stream cipher's object with a new key. Its tag is
+thrown away; ours says more. HMAC's two states (RFC 2104) are kept with key and array id already in, so that a MAC of
+a tag costs three short hashes instead of a look-up of the algorithm and two key schedules.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -34,8 +39,28 @@ from perdure.errors import Corrupt
 Bytes2D = np.ndarray[Any, np.dtype[np.uint8]]
 
 NEVER_WRITTEN = bytes(TAG_BYTES)
-_COUNTER = bytes(16)
-_PLACE_BYTES = 16
+_GCM_NONCE = bytes(12)
+_HASHED_AT_ONCE_BYTES = 64
+
+
+class _Mac:
+    """HMAC-SHA-256 under one key over messages that all begin with `prefix`."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes, prefix: bytes) -> None:
+        block = key.ljust(_HASHED_AT_ONCE_BYTES, b"\0")
+        assert len(block) == _HASHED_AT_ONCE_BYTES, "longer keys are hashed first; ours have 32 bytes"
+        self._inner = sha256(bytes(byte ^ 0x36 for byte in block) + prefix)
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def digest(self, *parts: Buffer) -> bytes:
+        """The 32 bytes for the prefix and `parts`, end to end."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        for part in parts:
+            inner.update(part)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,6 +71,12 @@ class Keys:
     wrap: bytes
     mac: bytes
     journal: bytes
+    wrapping: _Mac = field(init=False, compare=False)
+    authenticating: _Mac = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wrapping", _Mac(self.wrap, self.array_id))
+        object.__setattr__(self, "authenticating", _Mac(self.mac, self.array_id))
 
     @classmethod
     def derive(cls, private_key: bytes, array_id: bytes) -> Keys:
@@ -59,12 +90,9 @@ def generation_of(tag: bytes) -> int:
     return int.from_bytes(tag[56:], "big")
 
 
-def _place(index: int, generation: int) -> bytes:
-    return index.to_bytes(8, "big") + generation.to_bytes(8, "big")
-
-
-def _stream(key: bytes) -> CipherContext:
-    return Cipher(algorithms.AES256(key), modes.CTR(_COUNTER)).encryptor()
+def _stream(key: bytes, data: Buffer) -> memoryview:
+    """`data`, 4,096 bytes, encrypted or, being a stream cipher's, decrypted. The key must be used for this alone."""
+    return memoryview(AESGCM(key).encrypt(_GCM_NONCE, data, None))[:SECTOR_BYTES]
 
 
 def seal(
@@ -82,47 +110,46 @@ def seal(
     """
     if any(len(sector) != SECTOR_BYTES for sector in sectors):
         raise ValueError("a sector has 4,096 bytes")
+    if width < SECTOR_BYTES:
+        raise ValueError("a row has room for a sector")
     rows = np.zeros((len(indices), width), np.uint8)
+    room = rows.reshape(-1).data
     fresh = random(32 * len(indices))
     tags = []
     for at, (index, sector) in enumerate(zip(indices, sectors, strict=True)):
         key = fresh[32 * at : 32 * at + 32]
-        row = memoryview(rows[at])[:SECTOR_BYTES]
-        _stream(key).update_into(sector, row)
-        tags.append(_tag(keys, index, generation, key, sha256(row).digest()))
+        ciphertext = _stream(key, sector)
+        room[at * width : at * width + SECTOR_BYTES] = ciphertext
+        tags.append(_tag(keys, index, generation, key, sha256(ciphertext).digest()))
     return rows, b"".join(tags)
 
 
 def _tag(keys: Keys, index: int, generation: int, key: bytes, digest: bytes) -> bytes:
-    place = _place(index, generation)
-    wrap = _xor(key, hmac.digest(keys.wrap, keys.array_id + place + digest, "sha256"))
-    mac = hmac.digest(keys.mac, keys.array_id + place + wrap + digest, "sha256")
-    return wrap + mac[:24] + place[8:]
+    number = generation.to_bytes(8, "big")
+    place = index.to_bytes(8, "big") + number
+    wrap = _xor(key, keys.wrapping.digest(place, digest))
+    return wrap + keys.authenticating.digest(place, wrap, digest)[:24] + number
 
 
-def _xor(left: bytes, right: bytes) -> bytes:
+def _xor(left: Buffer, right: Buffer) -> bytes:
     return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).to_bytes(32, "big")
 
 
-def unseal_into(keys: Keys, index: int, tag: bytes, ciphertext: memoryview, out: memoryview) -> None:
-    """Put sector `index`'s plaintext into `out` (4,096 bytes) if `ciphertext` is the version that `tag` names.
+def unseal(keys: Keys, index: int, tag: bytes, ciphertext: Buffer) -> Buffer:
+    """Sector `index`'s plaintext, 4,096 bytes, if `ciphertext` is the version that `tag` names. Raises Corrupt if not.
 
-    Raises Corrupt, with nothing written, if it is not.
+    `ciphertext` has 4,096 bytes; nothing of it is returned, and nothing is kept.
     """
     if tag == NEVER_WRITTEN:
-        out[:] = bytes(SECTOR_BYTES)
-        return
+        return bytes(SECTOR_BYTES)
     digest = check(keys, index, tag, ciphertext)
-    key = _xor(tag[:32], hmac.digest(keys.wrap, keys.array_id + index.to_bytes(8, "big") + tag[56:] + digest, "sha256"))
-    _stream(key).update_into(ciphertext, out)
+    return _stream(_xor(tag[:32], keys.wrapping.digest(index.to_bytes(8, "big"), tag[56:], digest)), ciphertext)
 
 
-def check(keys: Keys, index: int, tag: bytes, ciphertext: memoryview) -> bytes:
+def check(keys: Keys, index: int, tag: bytes, ciphertext: Buffer) -> bytes:
     """The SHA-256 of `ciphertext`, if it is the version of sector `index` that `tag` names. Raises Corrupt if not."""
     digest = sha256(ciphertext).digest()
-    wrap, mac, generation = tag[:32], tag[32:56], tag[56:]
-    place = index.to_bytes(8, "big") + generation
-    expected = hmac.digest(keys.mac, keys.array_id + place + wrap + digest, "sha256")[:24]
-    if not hmac.compare_digest(mac, expected):
+    expected = keys.authenticating.digest(index.to_bytes(8, "big"), tag[56:], tag[:32], digest)
+    if not hmac.compare_digest(tag[32:56], expected[:24]):
         raise Corrupt(f"sector {index} does not authenticate; nothing was returned in its place")
     return digest

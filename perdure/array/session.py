@@ -88,8 +88,8 @@ class Session:
         self.lost: PerdureError | None = None
         self.attested: Attested | None = None
         self.attested_ms = 0
-        self.read_trouble_ms: int | None = None
-        """When a read last went wrong; such a disk is asked last for a while."""
+        self.read_slow_ms: int | None = None
+        """When a read last went wrong or took too long; such a disk is asked last for a while."""
         self._authority = authority
         self._verifier = verifier
         self._runtime = runtime

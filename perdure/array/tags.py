@@ -22,6 +22,10 @@ class TagTable:
         self._rows = np.zeros((geometry.sectors, TAG_BYTES), np.uint8)
         self._known = np.zeros(geometry.sectors, np.bool_)
         self._changes = np.zeros(geometry.sectors, np.uint32)
+        # The same memory again: one element of a memoryview costs a fraction of one of an array.
+        self._row_bytes = self._rows.reshape(-1).data
+        self._known_bytes = self._known.view(np.uint8).data
+        self._change_counts = self._changes.data
 
     @property
     def known_count(self) -> int:
@@ -31,15 +35,17 @@ class TagTable:
     def get(self, run: Run) -> bytes:
         """The tags of `run`, end to end; all must be known."""
         assert self.knows(run)
-        return self._rows[run.start : run.end].tobytes()
+        return self._row_bytes[run.start * TAG_BYTES : run.end * TAG_BYTES].tobytes()
 
     def knows(self, run: Run) -> bool:
         """Whether every tag of `run` is known."""
+        if run.count == 1:
+            return bool(self._known_bytes[run.start])
         return bool(self._known[run.start : run.end].all())
 
     def changes(self, run: Run) -> list[int]:
         """How often each tag of `run` was changed. A sector may be written and trimmed, and look as it did before."""
-        return [int(count) for count in self._changes[run.start : run.end]]
+        return self._change_counts[run.start : run.end].tolist()
 
     def put(self, index: int, tags: bytes) -> None:
         """What this program wrote from sector `index` on."""

@@ -252,14 +252,14 @@ def test_evidence_of_a_later_mount_in_a_read_ends_the_read_and_the_mount(sim: Si
     assert sim.array is not None
     _, session = next(iter(sim.array.members))
     with pytest.raises(Fenced):
-        sim.array.reader._fork(session, Fenced("another main program has mounted the array"))
+        sim.array.reader._fetcher.fork(session, Fenced("another main program has mounted the array"))
     assert isinstance(sim.array.committer.failure, Fenced)
 
 
 def test_a_wrong_fragment_of_a_disk_voted_off_meanwhile_is_nobodys(sim: SimArray) -> None:
     assert sim.array is not None
     reader = sim.array.reader
-    columns = sim.run(reader._columns(Run(0, 1), 5, evidence=True))
+    columns = sim.run(reader._columns_of_all(Run(0, 1)))
     sim.kill(1)
     sim.flush()
     columns[1] = bytes(len(columns[1]))

@@ -16,7 +16,7 @@ from perdure.array.join import Progress
 from perdure.array.ports import Attested, Lane
 from perdure.array.receipt import Erased, Exchange, Receipt, judge, plan
 from perdure.array.roster import Departed
-from perdure.array.sealing import Keys, unseal_into
+from perdure.array.sealing import Keys, unseal
 from perdure.errors import BadEvidence, Corrupt, Misuse, PerdureError, WrongCommitment
 from perdure.sim.disks import FastEvidence, SimAttested
 from tests.array.world import KEY, SimArray, outcome, sector
@@ -381,9 +381,8 @@ def _opened(sim: SimArray, withheld: dict[int, bytes], live: list[bytes]) -> set
     for seats in combinations(fragments, shape.k):
         data = b"".join(bytes(part) for part in code.decode({seat: fragments[seat] for seat in seats}))
         for tag in tags - {bytes(TAG_BYTES)}:
-            out = bytearray(SECTOR_BYTES)
             try:
-                unseal_into(keys, 8, tag, memoryview(data)[:SECTOR_BYTES], memoryview(out))
+                out = unseal(keys, 8, tag, memoryview(data)[:SECTOR_BYTES])
             except Corrupt:
                 continue
             found.add(bytes(out))

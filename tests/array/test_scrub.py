@@ -228,17 +228,17 @@ def test_a_rebuild_accuses_nobody_of_a_sector_that_changed_while_it_looked_again
     sim.flush()
     sim.disks[4] = sim.new_disk()
     sim.read(4)
-    look = array.reader._columns
+    look = array.reader._fetcher.columns
 
-    async def spoilt(run: Run, wanted: int, *, evidence: bool) -> dict[int, Buffer]:
-        columns = await look(run, wanted, evidence=evidence)
+    async def spoilt(runs: list[Run], wanted: int, *, evidence: bool) -> dict[int, Buffer]:
+        columns = await look(runs, wanted, evidence=evidence)
         if evidence:
-            array.reader.tags._changes[run.start] += 1
+            array.reader.tags._changes[runs[0].start] += 1
         else:
             columns = {seat: bytes(len(column)) for seat, column in columns.items()}
         return columns
 
-    monkeypatch.setattr(array.reader, "_columns", spoilt)
+    monkeypatch.setattr(array.reader._fetcher, "columns", spoilt)
     sim.run(array.join(sim.new_channels()[4], 4, Progress(SECTORS), reseal=False))
     monkeypatch.undo()
     assert _errors(sim) == [0] * 5

@@ -269,7 +269,7 @@ def test_a_sealed_sector_has_the_tag_of_the_specification():
     seal = VECTORS["5 seal"]
     wrap_key, mac_key, _ = derived_keys()
     array_id, r = unhex(VECTORS["7 genesis"]["array_id"]), unhex(seal["r"])
-    stream = Cipher(algorithms.AES256(r), modes.CTR(bytes(16))).encryptor()
+    stream = Cipher(algorithms.AES256(r), modes.CTR(bytes(15) + b"\x02")).encryptor()
     ciphertext = stream.update(pattern(4096))
     assert ciphertext[:32].hex() == seal["ciphertext_start"]
     h = hashlib.sha256(ciphertext).digest()
