@@ -13,6 +13,7 @@ from perdure.evidence import envelope
 from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.nitro import verifier as nitro
 from perdure.evidence.nitro.chain import ChainCache
+from perdure.evidence.nitro.forms import Forms
 from perdure.evidence.policy import Policy
 from perdure.evidence.snp import verifier as snp
 from perdure.evidence.tdx import verifier as tdx
@@ -22,11 +23,15 @@ from perdure.evidence.verified import VerifiedEvidence, expect_report_data
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Judges evidence under `policy`. Chains that were found good are kept, verdicts never; safe between threads."""
+    """Judges evidence under `policy`. Good chains, and what documents have in common, are kept, verdicts never.
+
+    Safe between threads.
+    """
 
     policy: Policy
     collateral: Collateral = NONE
     chains: ChainCache = field(default_factory=ChainCache, repr=False, compare=False)
+    forms: Forms = field(default_factory=Forms, repr=False, compare=False)
 
     def verify(self, evidence: bytes, commitment: bytes, at_ms: int) -> VerifiedEvidence:
         """Return what `evidence` proves at the time `at_ms` (Unix milliseconds), if it commits to `commitment`.
@@ -40,7 +45,7 @@ class Verifier:
     def read(self, evidence: bytes, at_ms: int) -> VerifiedEvidence:
         """The same, whatever the evidence commits to."""
         if not envelope.is_envelope(evidence):
-            return nitro.verify(evidence, policy=self.policy, at_ms=at_ms, chains=self.chains)
+            return nitro.verify(evidence, policy=self.policy, at_ms=at_ms, chains=self.chains, forms=self.forms)
         opened = envelope.open_envelope(evidence)
         if opened.name == envelope.TPM:
             attest, signature, pcrs, certificate = opened.parts

@@ -114,7 +114,8 @@ def _launched_nsm(parts: eif.Eif, root_directory: Path, instance_id: str | None)
     measured = eif.measure(parts)
     pcrs = {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
     module_id = new_module_id(instance_id or f"i-{secrets.token_hex(9)[1:]}", _now_ms())
-    return SimulatedNsm(SimulatedRoot.load_or_create(root_directory), pcrs, module_id, _now_ms)
+    root = SimulatedRoot.load_or_create(root_directory)
+    return SimulatedNsm(root, pcrs, module_id, _now_ms, is_repeatable=False)
 
 
 def _now_ms() -> int:

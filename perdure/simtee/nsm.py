@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import cbor2
+from awscrt.crypto import EC
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from perdure.errors import MalformedEvidence
 from perdure.evidence.nitro import cbor, cose
@@ -49,7 +51,8 @@ class SimulatedNsm:
     """The module of one launched enclave.
 
     `pcrs` are those the launch has measured; 4 follows from `module_id` unless given, all others of 0-15 are zero.
-    `now_ms` is asked for the time, in Unix milliseconds, of every document.
+    `now_ms` is asked for the time, in Unix milliseconds, of every document. `is_repeatable`: the same draws and times
+    make the same bytes (RFC 6979); otherwise signatures are made in half the time.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SimulatedNsm:
         *,
         draw: Draw = os.urandom,
         is_indefinite: bool = True,
+        is_repeatable: bool = True,
     ) -> None:
         zeros = {index: bytes(PCR_BYTES) for index in range(PCR_COUNT)}
         self._pcrs = {**zeros, 4: pcr4(module_id), **pcrs}
@@ -71,7 +75,9 @@ class SimulatedNsm:
         self._map = (b"\xbf", b"\xff") if is_indefinite else (b"\xa9", b"")
         self._start = b"".join(map(cbor2.dumps, ("module_id", module_id, "digest", "SHA384", "timestamp")))
         self._pcrs_encoded = cbor2.dumps("pcrs") + cbor2.dumps(self._pcrs)
+        self._is_repeatable = is_repeatable
         self._certificates = (b"", b"")  # of a leaf and what they encode to
+        self._signers: dict[bytes, EC] = {}  # by certificate
 
     def attest(
         self, user_data: bytes | None = None, *, nonce: bytes | None = None, public_key: bytes | None = None
@@ -83,7 +89,7 @@ class SimulatedNsm:
         optional = b"".join(cbor2.dumps(name) + cbor2.dumps(value) for name, value in fields)
         head = self._map[0] + self._start + cbor2.dumps(now_ms) + self._pcrs_encoded
         payload = head + self._encoded_certificates(leaf) + optional + self._map[1]
-        r, s = decode_dss_signature(leaf.key.sign(cose.signed_bytes(payload), _ALGORITHM))
+        r, s = decode_dss_signature(self._sign(leaf, cose.signed_bytes(payload)))
         return cose.join(payload, r.to_bytes(48, "big") + s.to_bytes(48, "big"))
 
     def respond(self, request: bytes) -> bytes:
@@ -135,6 +141,14 @@ class SimulatedNsm:
             "locked_pcrs": list(range(PCR_COUNT)),
             "digest": "SHA384",
         }
+
+    def _sign(self, leaf: Leaf, signed: bytes) -> bytes:
+        if self._is_repeatable:
+            return leaf.key.sign(signed, _ALGORITHM)
+        if leaf.certificate not in self._signers:
+            key = leaf.key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+            self._signers = {leaf.certificate: EC.new_key_from_der_data(key)}
+        return bytes(self._signers[leaf.certificate].sign(hashlib.sha384(signed).digest()))
 
     def _encoded_certificates(self, leaf: Leaf) -> bytes:
         """The two certificate fields; kept, since a leaf signs for hours."""

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.disk.nsm import NsmSocket, document_of
-from perdure.evidence.nitro import cose
+from perdure.evidence.nitro import chain, cose
+from perdure.evidence.nitro.document import parse
 from perdure.simtee.nsm import SimulatedNsm, new_module_id, pcr4
 from perdure.simtee.pki import SimulatedRoot
 
@@ -192,3 +193,14 @@ def test_a_refusal_is_read_in_either_form_of_map(is_indefinite):
 def test_other_replies_are_errors(reply):
     with pytest.raises((OSError, ValueError)):
         document_of(reply)
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+def test_signatures_hold_whether_they_can_be_repeated_or_not(is_repeatable):
+    nsm = SimulatedNsm(ROOT, PCRS, MODULE_ID, lambda: NOW_MS, is_repeatable=is_repeatable)
+    documents = [nsm.attest(b"\x01" * 64) for _ in range(3)]
+    for document in documents:
+        message = cose.split(document)
+        path = chain.verify_path((*parse(message.payload).cabundle, parse(message.payload).certificate))
+        message.verify(path.key)
+    assert (len(set(documents)) == 1) is is_repeatable

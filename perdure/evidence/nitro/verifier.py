@@ -17,6 +17,7 @@ from perdure.errors import DebugMode, ExpiredEvidence, UntrustedRoot
 from perdure.evidence.nitro import chain, cose, document
 from perdure.evidence.nitro.chain import ChainCache, VerifiedPath
 from perdure.evidence.nitro.document import Kind, Payload
+from perdure.evidence.nitro.forms import Forms
 from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.evidence.verified import VerifiedEvidence
@@ -25,19 +26,24 @@ _PLATFORMS: Final = {Kind.ENCLAVE: (Platform.NITRO, Platform.SIMULATED), Kind.NI
 _ZEROS: Final = bytes(document.PCR_BYTES)
 
 
-def verify(evidence: bytes, *, policy: Policy, at_ms: int, chains: ChainCache | None = None) -> VerifiedEvidence:
+def verify(
+    evidence: bytes, *, policy: Policy, at_ms: int, chains: ChainCache | None = None, forms: Forms | None = None
+) -> VerifiedEvidence:
     """Return what `evidence` proves under `policy` at the time `at_ms` (Unix milliseconds).
 
     Live, `at_ms` is now. To check a stored document again, pass its own `document_time_ms`; the result then means
     "was made while the hardware's key was valid", not "is fresh", and trusts that no such key leaked since.
-    With `chains`, a certificate path costs its signatures once, and a call one P-384 verification.
+    With `chains`, a certificate path costs its signatures once, and a call one P-384 verification; with `forms`, what
+    all documents of one enclave have in common is parsed once.
     Safe to call from several threads.
 
     Raises, in the order of the checks: MalformedEvidence, UntrustedRoot, BadChain, ExpiredEvidence, BadSignature,
     ExpiredEvidence (the document's own time), DebugMode, WrongMeasurement. Nothing else, whatever the bytes.
     """
     message = cose.split(evidence)  # 1: COSE_Sign1, ES384
-    payload = document.parse(message.payload)  # 2: all fields; 7: of an enclave or of a NitroTPM, never in between
+    payload = (document if forms is None else forms).parse(
+        message.payload
+    )  # 2: all fields; 7: of an enclave or of a NitroTPM, never in between
     root = _trusted_root(payload, policy)  # 3: the pinned root, byte for byte
     certificates = (*payload.cabundle, payload.certificate)
     path = chain.verify_path(certificates) if chains is None else chains.verify(certificates)  # 4: the path ...

@@ -1,0 +1,107 @@
+"""What documents of one enclave have in common is taken apart once.
+
+They are alike to the byte, for as long as a leaf certificate lasts, in all but the time and the 64 bytes of user data.
+A payload that equals an earlier one everywhere else must have the same fields everywhere else: in CBOR neither the
+eight bytes of a number nor those of a string say anything about what follows. Only parsing is saved by this, two
+thirds of the work beside the signature; whatever is decided of the fields is decided each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Final
+
+from perdure.errors import MalformedEvidence
+from perdure.evidence.nitro import document
+from perdure.evidence.nitro.document import Payload
+
+_TIME_HEAD: Final = b"\x69timestamp\x1b"  # the key, and the head of a number of eight bytes
+_TIME_BYTES: Final = 8
+_DATA_HEAD: Final = b"\x69user_data\x58\x40"  # the key, and the head of a string of 64 bytes
+_DATA_BYTES: Final = 64
+_KEY_BYTES: Final = 56
+"""The start of a payload, which holds the module's id, finds the form that it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A payload around the two fields, and its fields."""
+
+    before: bytes
+    between: bytes
+    after: bytes
+    fields: Payload
+
+    def parse(self, payload: bytes) -> Payload | None:
+        """The fields of a payload that is alike, else None."""
+        time_start = len(self.before)
+        time_end = time_start + _TIME_BYTES
+        data_start = time_end + len(self.between)
+        data_end = data_start + _DATA_BYTES
+        is_alike = (
+            len(payload) == data_end + len(self.after)
+            and payload.startswith(self.before)
+            and payload[time_end:data_start] == self.between
+            and payload[data_end:] == self.after
+        )
+        time_ms = int.from_bytes(payload[time_start:time_end], "big")
+        if not is_alike or not 0 < time_ms <= document.TIME_MS_MAX:
+            return None
+        return replace(self.fields, time_ms=time_ms, user_data=payload[data_start:data_end])
+
+
+def _form_of(payload: bytes, fields: Payload) -> _Form | None:
+    """The form of a payload with these fields; None if the two are not where they usually are, in that order."""
+    time_start = payload.find(_TIME_HEAD) + len(_TIME_HEAD)
+    data_start = payload.find(_DATA_HEAD, time_start) + len(_DATA_HEAD)
+    time_end, data_end = time_start + _TIME_BYTES, data_start + _DATA_BYTES
+    if time_start < len(_TIME_HEAD) or data_start < time_end:
+        return None
+    form = _Form(payload[:time_start], payload[time_end:data_start], payload[data_end:], fields)
+    # The proof that these are the fields, and not bytes of a certificate that look like them: other values there make
+    # a payload that differs in these two fields, and in nothing else.
+    other_time_ms, other_data = fields.time_ms ^ 1, bytes(byte ^ 0xFF for byte in payload[data_start:data_end])
+    other = form.before + other_time_ms.to_bytes(_TIME_BYTES, "big") + form.between + other_data + form.after
+    try:
+        is_right = document.parse(other) == replace(fields, time_ms=other_time_ms, user_data=other_data)
+    except MalformedEvidence:
+        return None
+    return form if is_right else None
+
+
+class Forms:
+    """The most recently used forms; safe to share between threads."""
+
+    SIZE_MAX: Final = 64
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forms: OrderedDict[bytes, _Form] = OrderedDict()
+
+    def parse(self, payload: bytes) -> Payload:
+        """As `document.parse`, result and errors."""
+        key = payload[:_KEY_BYTES]
+        with self._lock:
+            form = self._forms.get(key)
+            if form is not None:
+                self._forms.move_to_end(key)
+        fields = form.parse(payload) if form is not None else None
+        if fields is None:
+            fields = document.parse(payload)
+            self._keep(key, _form_of(payload, fields))
+        return fields
+
+    def _keep(self, key: bytes, form: _Form | None) -> None:
+        if form is None:
+            return
+        with self._lock:
+            self._forms[key] = form
+            self._forms.move_to_end(key)
+            if len(self._forms) > self.SIZE_MAX:
+                self._forms.popitem(last=False)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._forms)
