@@ -18,6 +18,24 @@ TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit 
 	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
 	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
 
+# What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
+# hashes say what is the right file, wherever it comes from.
+WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/perdure/wheels
+
+# --no-deps: a lock is whole, and pip must not look for a newer release of what a package names with an extra; `pip
+# check` says so if it is not. --no-build-isolation: the one build dependency is in the lock too, so nothing is fetched
+# that no hash covers.
+define INSTALL
+install_lock() {
+	local from_here="--no-index --find-links $(WHEELS) --no-build-isolation --no-deps --require-hashes -r $$1"
+	mkdir -p $(WHEELS)
+	if ! $(PIP) install $$from_here 2>/dev/null; then
+		$(PIP) download --no-build-isolation --no-deps --require-hashes --dest $(WHEELS) -r "$$1"
+		$(PIP) install $$from_here
+	fi
+}
+endef
+
 # How apt-get may be run: by root, by sudo without a password, or not at all.
 define APT
 apt() {
@@ -56,18 +74,18 @@ $(VENV)/.made:
 	"$$python" -m venv $(VENV)
 	touch $@
 
-# --no-deps: a lock is whole, and pip must not look for a newer release of what a package names with an extra. `pip check`
-# says so if it is not. --no-build-isolation: the one build dependency is locked too, so no hash covers less than all.
 $(VENV)/.installed: $(VENV)/.made requirements.lock pyproject.toml
-	@echo 'installing the locked dependencies into $(VENV)'
-	$(PIP) install --no-deps --require-hashes -r requirements.lock
+	@$(INSTALL)
+	echo 'installing the locked dependencies into $(VENV)'
+	install_lock requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	$(PIP) check
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	@echo 'installing the locked test tools into $(VENV)'
-	$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
+	@$(INSTALL)
+	echo 'installing the locked test tools into $(VENV)'
+	install_lock requirements-dev.lock
 	$(PIP) check
 	touch $@
 

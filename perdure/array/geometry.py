@@ -6,7 +6,8 @@ bytes unless a name says bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from perdure.disk.wire import COMMAND_BYTES_MAX, DISK_SECTOR_BYTES
 from perdure.errors import Misuse
@@ -31,12 +32,11 @@ def ceil_div(value: int, by: int) -> int:
     return -(-value // by)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`count` sectors from `start`."""
+class Run(NamedTuple):
+    """`count` sectors from `start`. A tuple, since some are made for every read."""
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # what tuples call by that name is not used of runs
 
     @property
     def end(self) -> int:
@@ -55,6 +55,16 @@ class Geometry:
     k: int
     n: int
     sectors: int
+    fragment_sectors: int = field(init=False, repr=False, compare=False)
+    """One fragment: a k-th of a sector, rounded up to whole disk sectors."""
+    fragment_bytes: int = field(init=False, repr=False, compare=False)
+    """The same in bytes."""
+    slot_sectors: int = field(init=False, repr=False, compare=False)
+    """One journal slot: the largest entry."""
+    tags_start: int = field(init=False, repr=False, compare=False)
+    """Where the tags stand, one disk sector each."""
+    fragments_start: int = field(init=False, repr=False, compare=False)
+    """Where this disk's fragments stand."""
 
     def __post_init__(self) -> None:
         if not 1 < self.n <= SEATS_MAX:
@@ -66,23 +76,29 @@ class Geometry:
             )
         if self.sectors < 1:
             raise Misuse("the size must be at least one sector of 4,096 bytes")
+        self._work_out()
         if self.disk_sectors >= ADDRESSABLE:
             raise Misuse("the size is more than one disk can address (256 GiB on each disk)")
+
+    def _work_out(self) -> None:
+        """All that follows from k and the size, once: it is asked for with every fragment that is read or written."""
+        fragment_sectors = ceil_div(SECTOR_BYTES, self.k * DISK_SECTOR_BYTES)
+        records = ceil_div(ENTRY_SECTORS_MAX * INDEX_BYTES + ENTRY_TRIMS_MAX * TRIM_BYTES, DISK_SECTOR_BYTES)
+        slot_sectors = 1 + records + ENTRY_SECTORS_MAX * (1 + fragment_sectors)
+        tags_start = self.head_start + HEAD_AREA + SLOTS * slot_sectors
+        for name, value in (
+            ("fragment_sectors", fragment_sectors),
+            ("fragment_bytes", fragment_sectors * DISK_SECTOR_BYTES),
+            ("slot_sectors", slot_sectors),
+            ("tags_start", tags_start),
+            ("fragments_start", tags_start + self.sectors),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def size_bytes(self) -> int:
         """What the array presents."""
         return self.sectors * SECTOR_BYTES
-
-    @property
-    def fragment_sectors(self) -> int:
-        """One fragment: a k-th of a sector, rounded up to whole disk sectors."""
-        return ceil_div(SECTOR_BYTES, self.k * DISK_SECTOR_BYTES)
-
-    @property
-    def fragment_bytes(self) -> int:
-        """The same in bytes."""
-        return self.fragment_sectors * DISK_SECTOR_BYTES
 
     @property
     def current_start(self) -> int:
@@ -99,20 +115,9 @@ class Geometry:
         """Where the journal's position stands."""
         return self.next_start + ROSTER_AREA
 
-    @property
-    def slot_sectors(self) -> int:
-        """One journal slot: the largest entry."""
-        records = ceil_div(ENTRY_SECTORS_MAX * INDEX_BYTES + ENTRY_TRIMS_MAX * TRIM_BYTES, DISK_SECTOR_BYTES)
-        return 1 + records + ENTRY_SECTORS_MAX * (1 + self.fragment_sectors)
-
     def slot_start(self, number: int) -> int:
         """Where entry `number` lives until it is applied."""
         return self.head_start + HEAD_AREA + number % SLOTS * self.slot_sectors
-
-    @property
-    def tags_start(self) -> int:
-        """Where the tags stand, one disk sector each."""
-        return self.head_start + HEAD_AREA + SLOTS * self.slot_sectors
 
     def tag_start(self, index: int) -> int:
         """Where the tag of sector `index` stands."""
@@ -120,7 +125,7 @@ class Geometry:
 
     def fragment_start(self, index: int) -> int:
         """Where this disk's fragment of sector `index` stands."""
-        return self.tags_start + self.sectors + index * self.fragment_sectors
+        return self.fragments_start + index * self.fragment_sectors
 
     @property
     def disk_sectors(self) -> int:

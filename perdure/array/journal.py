@@ -142,10 +142,11 @@ def apply_ops(geometry: Geometry, entry: Entry) -> list[bytes]:
     for run in entry.trims:
         ops.append(trim(geometry.tag_start(run.start), run.count))
         ops.append(trim(geometry.fragment_start(run.start), run.count * geometry.fragment_sectors))
+    size, tags_start, fragments_start = geometry.fragment_sectors, geometry.tags_start, geometry.fragments_start
     for at, run in runs_of(entry.indices):
-        ops.append(copy(geometry.tag_start(run.start), run.count, tags + at))
-        size = geometry.fragment_sectors
-        ops.append(copy(geometry.fragment_start(run.start), run.count * size, fragments + at * size))
+        start, count = run.start, run.count
+        ops.append(copy(tags_start + start, count, tags + at))
+        ops.append(copy(fragments_start + start * size, count * size, fragments + at * size))
     ops.append(trim(slot, entry.slot_sectors(geometry)))
     return ops
 

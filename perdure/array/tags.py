@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from perdure.array.geometry import TAG_BYTES, Geometry, Run
+from perdure.array.ports import Buffer
 
+CHANGES_MASK = 0xFFFFFFFF
 GROUP_TAGS = 1024
 """Tags read at once on first touch: 64 KiB, for 4 MiB of sectors."""
 
@@ -47,12 +49,16 @@ class TagTable:
         """How often each tag of `run` was changed. A sector may be written and trimmed, and look as it did before."""
         return self._change_counts[run.start : run.end].tolist()
 
-    def put(self, index: int, tags: bytes) -> None:
+    def put(self, index: int, tags: Buffer) -> None:
         """What this program wrote from sector `index` on."""
         count = len(tags) // TAG_BYTES
-        self._rows[index : index + count] = np.frombuffer(tags, np.uint8).reshape(count, TAG_BYTES)
-        self._known[index : index + count] = True
-        self._changes[index : index + count] += 1
+        self._row_bytes[index * TAG_BYTES : (index + count) * TAG_BYTES] = tags
+        if count == 1:
+            self._known_bytes[index] = 1
+            self._change_counts[index] = (self._change_counts[index] + 1) & CHANGES_MASK
+        else:
+            self._known[index : index + count] = True
+            self._changes[index : index + count] += 1
 
     def clear(self, run: Run) -> None:
         """What this program trimmed."""

@@ -1,30 +1,27 @@
 """What an NBD connection tells its shell: bytes to send, requests to carry out, the end.
 
 Requests are already valid: known flags, a range inside the export, a length within the limits. `cookie` is the
-client's own number for the request and means nothing to us.
+client's own number for the request and means nothing to us. Tuples, as they are made a hundred thousand times a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Bytes for the client: an answer that needs no backend."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Nothing more will come. `reason` is None after a clean goodbye, else what the client did wrong."""
 
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """NBD_CMD_READ of `length` bytes at `offset`."""
 
     cookie: int
@@ -32,8 +29,7 @@ class Read:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """NBD_CMD_WRITE of `data`, which belongs to this request alone."""
 
     cookie: int
@@ -42,15 +38,13 @@ class Write:
     fua: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
+class Flush(NamedTuple):
     """NBD_CMD_FLUSH."""
 
     cookie: int
 
 
-@dataclass(frozen=True, slots=True)
-class Trim:
+class Trim(NamedTuple):
     """NBD_CMD_TRIM of `length` bytes at `offset`."""
 
     cookie: int
@@ -59,8 +53,7 @@ class Trim:
     fua: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WriteZeroes:
+class WriteZeroes(NamedTuple):
     """NBD_CMD_WRITE_ZEROES of `length` bytes at `offset`; `may_trim` unless the client said NO_HOLE."""
 
     cookie: int
