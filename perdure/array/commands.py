@@ -14,6 +14,7 @@ from coincurve import PrivateKey
 from coincurve.ecdsa import der_to_cdata, serialize_compact
 
 from perdure.array.geometry import Run
+from perdure.array.paths import merkle_root, path_bytes
 from perdure.array.ports import Buffer
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, Reason
@@ -158,8 +159,8 @@ def _commitment(
         raise MalformedEvidence("a disk's evidence has an impossible Merkle path")
     instance, epoch, seq, _ = fields
     own = wire.leaf(instance, epoch, seq, command.nonce, command.digest, sha256(result).digest())
-    end = wire.PATH_HEADER.size + wire.path_bytes(index, count)
-    root = wire.merkle_root(own, index, count, bytes(evidence[wire.PATH_HEADER.size : end]))
+    end = wire.PATH_HEADER.size + path_bytes(index, count)
+    root = merkle_root(own, index, count, bytes(evidence[wire.PATH_HEADER.size : end]))
     if root is None:
         raise MalformedEvidence("a disk's evidence has a Merkle path of the wrong length")
     return root, bytes(evidence[end:])

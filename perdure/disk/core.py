@@ -21,6 +21,8 @@ from coincurve.ecdsa import cdata_to_der, deserialize_compact
 from perdure.disk import wire
 from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode, OpKind, Reason
 
+_ZEROS = memoryview(bytes(1 << 16))
+
 
 class Answer(NamedTuple):
     """A carried-out command: the result's fixed part, its READ bytes (a part of `out`), and the leaf to attest."""
@@ -36,6 +38,13 @@ class Refusal(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.name)
         self.reason = reason
+
+
+def wipe(buffer: memoryview) -> None:
+    """Zero `buffer`."""
+    for start in range(0, len(buffer), len(_ZEROS)):
+        part = buffer[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
 
 
 class DiskCore:
@@ -129,15 +138,8 @@ class DiskCore:
             begin = source * DISK_SECTOR_BYTES
             self.memory[start : start + length] = self.memory[begin : begin + length]
         else:
-            self._wipe(start, length)
+            wipe(self.memory[start : start + length])
         return data
-
-    def _wipe(self, start: int, length: int) -> None:
-        end = start + length
-        while start < end:
-            step = min(len(ZEROS), end - start)
-            self.memory[start : start + step] = ZEROS[:step]
-            start += step
 
     def _read(self, body: memoryview, out: memoryview) -> int:
         records, rest = self._split(body, wire.RUN.size)
@@ -171,6 +173,3 @@ class DiskCore:
         result = hashlib.sha256(head)
         result.update(data)
         return Answer(head, data, wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest()))
-
-
-ZEROS = memoryview(bytes(1 << 16))

@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Protocol
 
 from perdure.disk import wire
-from perdure.disk.core import ZEROS, DiskCore, Refusal
+from perdure.disk.core import DiskCore, Refusal, wipe
 from perdure.disk.wire import Reason
 
 CONNECTIONS_MAX = 8
@@ -47,13 +47,6 @@ class Reply:
     parts: list[bytes | memoryview]
     data: memoryview
     leaf: bytes | None
-
-
-def wipe(buffer: memoryview) -> None:
-    """Zero `buffer`."""
-    for start in range(0, len(buffer), len(ZEROS)):
-        part = buffer[start : start + len(ZEROS)]
-        part[:] = ZEROS[: len(part)]
 
 
 def refusal(reason: Reason) -> bytes:

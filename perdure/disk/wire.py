@@ -90,7 +90,8 @@ def leaf(instance: bytes, epoch: bytes, seq: int, nonce: bytes, command: bytes, 
     return hashlib.sha512(b"".join(fields)).digest()
 
 
-def _fork(left: bytes, right: bytes) -> bytes:
+def fork(left: bytes, right: bytes) -> bytes:
+    """The 64-byte node over two others."""
     return hashlib.sha512(_FORK_TAG + left + right).digest()
 
 
@@ -99,7 +100,7 @@ def merkle_levels(leaves: list[bytes]) -> list[list[bytes]]:
     levels = [leaves]
     while len(levels[-1]) > 1:
         below = levels[-1]
-        above = [_fork(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        above = [fork(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
         levels.append(above + below[len(above) * 2 :])
     return levels
 
@@ -113,26 +114,3 @@ def merkle_path(levels: list[list[bytes]], index: int) -> bytes:
             path += level[sibling]
         index >>= 1
     return path
-
-
-def path_bytes(index: int, count: int) -> int:
-    """How long the path of leaf `index` of `count` is."""
-    total = 0
-    while count > 1:
-        total += 64 * (index ^ 1 < count)
-        index, count = index >> 1, (count + 1) >> 1
-    return total
-
-
-def merkle_root(own: bytes, index: int, count: int, path: bytes) -> bytes | None:
-    """The root that `path` leads to from leaf `index` of `count`; None unless all have the one right length."""
-    if index >= count or len(own) != 64:
-        return None
-    while count > 1:
-        if index ^ 1 < count:
-            sibling, path = path[:64], path[64:]
-            if len(sibling) != 64:
-                return None
-            own = _fork(sibling, own) if index & 1 else _fork(own, sibling)
-        index, count = index >> 1, (count + 1) >> 1
-    return None if path else own
