@@ -86,7 +86,7 @@ class SimDisk:
         evidence: Evidence | None = None,
     ) -> None:
         self.memory = bytearray(size_bytes)
-        self.core = core(memoryview(self.memory), loop.random(32), authority)
+        self.core = core(memoryview(self.memory), loop.random(32), authority, loop.random)
         self.is_alive = True
         self.commands: list[bytes] = []
         self.proofs: dict[bytes, bytes] = {}

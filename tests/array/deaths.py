@@ -80,7 +80,7 @@ class WarmDisk(SimDisk):
             self.spare.clear()
         self.memory = self.spare.pop() if self.spare else bytearray(size)
         self.memory[:] = self.zeros
-        self.core = DiskCore(memoryview(self.memory), self.core.instance, rig.authority.public_key)
+        self.core = DiskCore(memoryview(self.memory), self.core.instance, rig.authority.public_key, rig.loop.random)
 
     def words(self) -> frozenset[int]:
         """Every 8 bytes that stand anywhere in its memory, zeros aside."""

@@ -135,6 +135,11 @@ def test_the_command_digest_is_a_tagged_hash_of_all_parts() -> None:
     assert wire.command_digest(b"abc", memoryview(b"def")) == wire.command_digest(bytearray(b"abcdef")) == expected
 
 
+def test_a_link_is_hashed_with_a_tag_of_its_own() -> None:
+    tag = hashlib.sha256(b"perdure/link/1").digest()
+    assert wire.hashed_link(b"l" * 32) == hashlib.sha256(tag + tag + b"l" * 32).digest()
+
+
 def test_every_number_on_the_wire_is_the_documented_one() -> None:
     """Both ends share these names, so no exchange between them would show that a number has changed (spec 2, 3)."""
     assert (wire.VERSION, wire.ANSWER, wire.REFUSAL, wire.DISK_SECTOR_BYTES, wire.LEAVES_MAX) == (1, 1, 2, 64, 512)
@@ -146,7 +151,10 @@ def test_every_number_on_the_wire_is_the_documented_one() -> None:
         ("READ", 4),
     ]
     assert [(kind.name, int(kind)) for kind in wire.OpKind] == [("WRITE", 1), ("COPY", 2), ("TRIM", 3)]
-    reasons = "MALFORMED BAD_SIGNATURE WRONG_INSTANCE WRONG_EPOCH WRONG_SEQ OUT_OF_RANGE NO_EVIDENCE"
+    wants = [("NOTHING", 0), ("EVIDENCE", 1), ("CHAIN", 2), ("LINK", 3)]
+    assert [(each.name, int(each)) for each in wire.Wants] == wants
+    assert (wire.LINKS, wire.LINK_BYTES) == (32, 32)
+    reasons = "MALFORMED BAD_SIGNATURE WRONG_INSTANCE WRONG_EPOCH WRONG_SEQ OUT_OF_RANGE NO_EVIDENCE NO_LINK"
     assert {reason.name: int(reason) for reason in wire.Reason} == {
         name: number for number, name in enumerate(reasons.split(), 1)
     }

@@ -64,7 +64,12 @@ def equal_epoch_is_accepted(patch: pytest.MonkeyPatch) -> None:
 def acknowledged_before_evidence(patch: pytest.MonkeyPatch) -> None:
     """A3: a FLUSH believes plain answers."""
     execute = Session.execute
-    patch.setattr(Session, "execute", lambda self, ops, data=(), *, evidence: execute(self, ops, data, evidence=False))
+
+    def hasty(self: Session, ops: Any, data: Any = (), *, evidence: bool, may_link: bool = False) -> Any:
+        del evidence, may_link
+        return execute(self, ops, data, evidence=False)
+
+    patch.setattr(Session, "execute", hasty)
 
 
 def the_instance_is_not_checked(patch: pytest.MonkeyPatch) -> None:
@@ -131,10 +136,11 @@ def the_seq_is_not_checked(patch: pytest.MonkeyPatch) -> None:
     """A1: an old signed write lands again."""
     execute = DiskCore._execute
 
-    def lenient(self: DiskCore, seq: int, body: memoryview) -> None:
+    def lenient(self: DiskCore, wants: int, seq: int, *rest: Any) -> int:
         now, self.seq = self.seq, seq - 1
-        execute(self, seq, body)
+        length = execute(self, wants, seq, *rest)
         self.seq = max(now, seq)
+        return length
 
     patch.setattr(DiskCore, "_execute", lenient)
 
