@@ -41,6 +41,8 @@ ROUNDS_MAX = 2
 CHANGE_POLL_MS = 10
 UNPROVED_MAX = 4
 """Entries after which evidence is asked for even if nobody flushes, so that the ring never fills up."""
+LINKED_MAX = 7
+"""The same with chains, where FLUSHes do not bring evidence: entries of two such rounds, and some in flight, fit it."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Committer:
         self._tags = tags
         self._runtime = world.runtime
         self._has_chains = world.has_chains
+        self._unproved_max = LINKED_MAX if world.has_chains else UNPROVED_MAX
         self._code = Code(self._geometry.k, self._geometry.n)
         self._last = self._proved = self._applied_sent = self._applied_proved = opened.last
         self._asked = opened.last
@@ -186,7 +189,7 @@ class Committer:
                 return
             unproved = self._last + (batch is not None) - self._asked
             must_prove = must_move or is_idle or not all(waiter.may_link for waiter in waiters)
-            self._send(batch, evidence=must_prove or unproved >= UNPROVED_MAX, waiters=waiters)
+            self._send(batch, evidence=must_prove or unproved >= self._unproved_max, waiters=waiters)
 
     def _take_flushes(self) -> list[Waiter]:
         """The FLUSHes for which everything they cover has been taken from the cache."""

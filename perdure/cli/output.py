@@ -63,7 +63,7 @@ def status_text(status: ArrayStatus) -> str:
         f"   size: {human_size(status.size_bytes)}; any {status.k} of {status.n} disks hold it, "
         f"{_count(status.losses_survived, 'more disk')} may be lost",
         f"    nbd: {status.nbd_uri}",
-        f"   acks: {_acknowledgements(status)}",
+        f"   acknowledgements: {_acknowledgements(status)}",
         *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         "config:",
         "",
@@ -91,8 +91,8 @@ def _acknowledgements(status: ArrayStatus) -> str:
         return f"{status.acknowledgements}: every FLUSH rests on the hardware's evidence{age}"
     limits = status.exposure
     return (
-        f"{status.acknowledgements} (weaker: a disk whose secret leaked can forge up to {limits['ms'] / 1000:g} s, "
-        f"{limits['commands']} commands or {limits['entries']} journal entries){age}"
+        f"{status.acknowledgements} (weaker: whoever knows a disk's secret can forge up to {limits['ms'] / 1000:g} s, "
+        f"{limits['commands']} commands or {limits['entries']} journal entries, whichever comes first){age}"
     )
 
 

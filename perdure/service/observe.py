@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Final
 
 from perdure.array.chain import CHAIN_MS_MAX
-from perdure.array.committer import UNPROVED_MAX
+from perdure.array.committer import LINKED_MAX
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
 from perdure.disk.wire import LINKS
@@ -15,7 +15,7 @@ from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError
 from perdure.service.control import error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
 
-EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": UNPROVED_MAX}
+EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": LINKED_MAX}
 IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
 
 

@@ -151,7 +151,7 @@ class ArrayStatus:
     acknowledgements: str = "evidence"
     """What a FLUSH rests on: `evidence`, or `chains`, which are weaker."""
     exposure: Mapping[str, int] | None = None
-    """With chains, what a leaked secret can forge: at most so many ms, commands and journal entries."""
+    """With chains, what a leaked secret can forge: so many ms, commands or journal entries, whichever comes first."""
     evidence_age_ms: int | None = None
     """The age of the last evidence of the member that gave it longest ago."""
     version: int = VERSION
