@@ -332,7 +332,7 @@ class Session:
             if self._trouble_since_ms is not None and now - self._trouble_since_ms > self._dead_after_ms:
                 self._lose(DiskLost(f"disk {self.channel.address} is given up: {trouble}."))
                 return
-            answered = max(self._answered_seq, self.linked_seq)  # as of before the question
+            answered = max(self._answered_seq, self.proved_seq)  # as of before the question
             try:
                 self._resume(await self.hello(), answered)
                 return
