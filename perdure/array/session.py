@@ -30,6 +30,7 @@ from perdure.errors import (
     DiskLost,
     Fenced,
     Fork,
+    LeakedSecret,
     MalformedEvidence,
     PerdureError,
     Refused,
@@ -258,7 +259,7 @@ class Session:
 
     def _rolled_back(self, has_seq: int, answered_seq: int) -> Rollback:
         if has_seq < self.linked_seq:
-            return Rollback(
+            return LeakedSecret(
                 f"disk {self.channel.address} proves that it carried out {has_seq} commands, but links of its chain "
                 f"came for {self.linked_seq}: the chain's secret has leaked, and its host forged acknowledgements. "
                 "What a FLUSH covered since the last evidence is safe only if no more than n - k disks do this."

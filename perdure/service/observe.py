@@ -192,7 +192,7 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
         case _:
             return (
                 "A host showed disks from another history. Stop this main program, keep its log, and do not trust that "
-                "host; what a FLUSH covered is on the honest disks."
+                "host; what a FLUSH covered, with chains up to the last evidence, is on the honest disks."
             )
 
 

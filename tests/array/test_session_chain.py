@@ -11,7 +11,7 @@ from perdure.array.ports import Lane
 from perdure.array.session import Health, Session
 from perdure.disk import wire
 from perdure.disk.wire import LINK_BYTES, LINKS, Reason, Wants
-from perdure.errors import Disconnected, Fenced, Rollback
+from perdure.errors import Disconnected, Fenced, LeakedSecret, Rollback
 from perdure.sim.disks import SimDisk
 from tests.array.world import SimArray, outcome
 
@@ -327,6 +327,7 @@ def test_a_leaked_secret_forges_until_the_next_evidence_which_finds_it_out(pair:
         verdict = pair.prove()
     else:
         verdict = pair.sim.run(outcome(pair.session.testify([])))
+    assert type(verdict) is LeakedSecret
     assert isinstance(verdict, Rollback)
     assert verdict.exit_code == 3
     assert "secret has leaked" in str(verdict)
