@@ -188,7 +188,7 @@ def disk_steps() -> list[tuple[str, bytes]]:
 def disk() -> Json:
     """One disk from its start through all of `disk_steps`."""
     memory = bytearray(DISK_SECTORS * wire.DISK_SECTOR_BYTES)
-    core = DiskCore(memoryview(memory), INSTANCE, AUTHORITY.public_key)
+    core = DiskCore(memoryview(memory), INSTANCE, AUTHORITY.public_key, fixed)
     out = memoryview(bytearray(wire.READ_BYTES_MAX))
     steps = []
     for name, command in disk_steps():

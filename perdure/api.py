@@ -52,6 +52,8 @@ class Settings:
 
     `dead_after_ms`: how long a disk may be silent before it is voted off; until then writes wait for it.
     `attest_every_read`: ask for evidence with every fragment read, not only with tags (slow).
+    `acknowledgement_chains`: let FLUSHes rest on links of the disks' chains, with evidence now and then. Faster, and
+    weaker: see docs/threat-model.md, section 4. Raises Misuse when the policy does not allow that.
     """
 
     addresses: tuple[str, ...]
@@ -60,10 +62,18 @@ class Settings:
     dead_after_ms: int = DEAD_AFTER_MS
     answer_ms_max: int = ANSWER_MS_MAX
     attest_every_read: bool = False
+    acknowledgement_chains: bool = False
     zones: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
     collateral: Callable[[], Collateral] = lambda: NONE
     """Gives what verifiers may need beside evidence; asked for each document, from several threads."""
+
+    def __post_init__(self) -> None:
+        if self.acknowledgement_chains and not self.policy.acknowledgement_chains:
+            raise Misuse(
+                "Acknowledgement chains are asked for, but the evidence policy does not say `acknowledgement_chains`: "
+                "nothing was started. Ask for acknowledgements by evidence; an array's policy cannot be changed."
+            )
 
     def __repr__(self) -> str:
         return f"Settings({len(self.addresses)} addresses, private key withheld)"
@@ -82,7 +92,14 @@ class Host:
         self.channels = [SocketChannel(address, settings.answer_ms_max) for address in settings.addresses]
         policy = settings.policy
         spread = Spread(policy.seats_per_root_max, policy.seats_per_domain_max, settings.zones)
-        self.world = World(Authority(settings.private_key), self.verifier, self.runtime, settings.dead_after_ms, spread)
+        self.world = World(
+            Authority(settings.private_key),
+            self.verifier,
+            self.runtime,
+            settings.dead_after_ms,
+            spread,
+            has_chains=settings.acknowledgement_chains,
+        )
 
     def start(self, opened: Opened) -> Array:
         """The engine over what a mount or a creation opened."""

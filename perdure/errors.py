@@ -125,6 +125,10 @@ class Rollback(Fork):
     """A disk proves that it lacks what was acknowledged in its name: acknowledgements were forged."""
 
 
+class LeakedSecret(Rollback):
+    """The same although links of its acknowledgement chain came: somebody else knows the chain's secret."""
+
+
 class Clone(Fork):
     """A disk presents itself in the place of another instance."""
 

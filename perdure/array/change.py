@@ -15,7 +15,7 @@ from perdure.array.members import Members
 from perdure.array.ports import Buffer, Runtime, results
 from perdure.array.roster import Roster, Version
 from perdure.array.session import Session
-from perdure.errors import PerdureError, too_few
+from perdure.errors import LeakedSecret, PerdureError, too_few
 
 
 class RosterChange:
@@ -90,9 +90,11 @@ class RosterChange:
 
     def _too_few(self, count: int) -> PerdureError:
         members = self._members
+        safe = "Nothing that was flushed is lost while they keep running, and nothing older is served."
+        if any(isinstance(verdict, LeakedSecret) for verdict in members.lost.values()):
+            safe = "What FLUSHes covered since the last evidence may be lost; nothing that was proved before is."
         return too_few(
-            f"{count} disks are left and {self._geometry.k} are needed: the array stops here. Nothing that was flushed "
-            "is lost while they keep running, and nothing older is served.",
+            f"{count} disks are left and {self._geometry.k} are needed: the array stops here. {safe}",
             [
                 (members.sessions[instance].channel.address, verdict)
                 for instance, verdict in members.lost.items()

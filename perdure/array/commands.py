@@ -14,9 +14,10 @@ from coincurve import PrivateKey
 from coincurve.ecdsa import der_to_cdata, serialize_compact
 
 from perdure.array.geometry import Run
+from perdure.array.paths import merkle_root, path_bytes
 from perdure.array.ports import Buffer
 from perdure.disk import wire
-from perdure.disk.wire import Opcode, Reason
+from perdure.disk.wire import LINK_BYTES, Opcode, Reason, Wants
 from perdure.errors import Corrupt, MalformedEvidence, Misuse, Refused
 
 _REASONS = {
@@ -27,6 +28,7 @@ _REASONS = {
     Reason.WRONG_SEQ: "the command is out of order",
     Reason.OUT_OF_RANGE: "the command reaches beyond its memory",
     Reason.NO_EVIDENCE: "its platform gave no evidence",
+    Reason.NO_LINK: "it has no acknowledgement chain, or none that reaches this command",
 }
 
 
@@ -64,7 +66,8 @@ class Command:
     digest: bytes
     nonce: bytes | None
     data_bytes: int
-    """How many bytes a READ asks for."""
+    """How many bytes follow the result's fixed part: what a READ asks for, or an anchor or a link."""
+    wants: Wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,12 @@ def recorded_read(frame: bytes) -> RecordedRead:
     header = frame[wire.SIGNATURE_BYTES : wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size]
     version, opcode, wants, instance, epoch, seq, nonce = wire.COMMAND_HEADER.unpack(header)
     (count,) = wire.COUNT.unpack_from(body)
-    is_read = (version, opcode, wants, seq) == (wire.VERSION, Opcode.READ, 1, 0)
+    is_read = (version, opcode, wants, seq) == (wire.VERSION, Opcode.READ, Wants.EVIDENCE, 0)
     if not is_read or len(body) != wire.COUNT.size + count * wire.RUN.size:
         raise Corrupt("a recorded command is no READ with evidence")
     runs = tuple(Run(*run) for run in wire.RUN.iter_unpack(body[wire.COUNT.size :]))
     asked = sum(run.count for run in runs) * wire.DISK_SECTOR_BYTES
-    command = Command((frame,), wire.command_digest(frame[wire.SIGNATURE_BYTES :]), nonce, asked)
+    command = Command((frame,), wire.command_digest(frame[wire.SIGNATURE_BYTES :]), nonce, asked, Wants.EVIDENCE)
     return RecordedRead(command, instance, epoch, runs)
 
 
@@ -104,13 +107,18 @@ def build(
     nonce: bytes | None = None,
     body: Sequence[Buffer] = (),
     data_bytes: int = 0,
+    wants: Wants | None = None,
 ) -> Command:
-    """Sign one command; `nonce` 32 fresh bytes when evidence is wanted."""
-    header = wire.COMMAND_HEADER.pack(
-        wire.VERSION, opcode, nonce is not None, instance, epoch, seq, nonce or wire.NO_NONCE
-    )
+    """Sign one command; `nonce` 32 fresh bytes when evidence is wanted.
+
+    `wants` need be given only for an EXECUTE that shall bring a chain (with a nonce) or a link (without).
+    """
+    if wants is None:
+        wants = Wants.NOTHING if nonce is None else Wants.EVIDENCE
+    header = wire.COMMAND_HEADER.pack(wire.VERSION, opcode, wants, instance, epoch, seq, nonce or wire.NO_NONCE)
     digest = wire.command_digest(header, *body)
-    return Command((authority.sign(digest), header, *body), digest, nonce, data_bytes)
+    data_bytes = LINK_BYTES if wants >= Wants.CHAIN else data_bytes
+    return Command((authority.sign(digest), header, *body), digest, nonce, data_bytes, wants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +166,8 @@ def _commitment(
         raise MalformedEvidence("a disk's evidence has an impossible Merkle path")
     instance, epoch, seq, _ = fields
     own = wire.leaf(instance, epoch, seq, command.nonce, command.digest, sha256(result).digest())
-    end = wire.PATH_HEADER.size + wire.path_bytes(index, count)
-    root = wire.merkle_root(own, index, count, bytes(evidence[wire.PATH_HEADER.size : end]))
+    end = wire.PATH_HEADER.size + path_bytes(index, count)
+    root = merkle_root(own, index, count, bytes(evidence[wire.PATH_HEADER.size : end]))
     if root is None:
         raise MalformedEvidence("a disk's evidence has a Merkle path of the wrong length")
     return root, bytes(evidence[end:])

@@ -8,6 +8,8 @@ home, TRIM the slot), puts the next entry into the ring, and moves the head; so 
   host that forges plain acknowledgements must not make us overwrite what a FLUSH promised (docs/design.md).
 - A FLUSH waits for evidence that was asked for after it came: proof that the writes are there *and* that this main
   program still owns the array. All that wait share one EXECUTE and so one document per disk.
+- With acknowledgement chains a FLUSH may rest on links. But links prove nothing to the rule above: a leaked secret must
+  cost no more than what was acknowledged since the last evidence, so nothing is overwritten on the strength of one.
 - When a member is lost, nothing is acknowledged until the roster without it is in force (rules 4, 5, 9).
 """
 
@@ -24,10 +26,10 @@ from perdure.array.erasure import Code
 from perdure.array.geometry import HEAD_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
 from perdure.array.members import Members
-from perdure.array.ports import Buffer, Event, Runtime
+from perdure.array.ports import Buffer, Event
 from perdure.array.session import Session
 from perdure.array.tags import TagTable
-from perdure.array.world import Opened
+from perdure.array.world import Opened, World
 from perdure.errors import Fenced, Fork, Misuse, PerdureError
 
 IN_FLIGHT_MAX = 8
@@ -39,6 +41,8 @@ CODED_AT_ONCE = 16
 CHANGE_POLL_MS = 10
 UNPROVED_MAX = 4
 """Entries after which evidence is asked for even if nobody flushes, so that the ring never fills up."""
+LINKED_MAX = 7
+"""The same with chains, where FLUSHes do not bring evidence: entries of two such rounds, and some in flight, fit it."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class Waiter:
 
     event: Event
     mark: int
+    may_link: bool = False
+    """Whether links of the disks' chains are enough for it."""
     error: PerdureError | None = None
 
 
@@ -57,6 +63,7 @@ class Execution:
     last: int
     applied: int
     evidence: bool
+    """Whether every member was asked for evidence, and not only for a link."""
     waiting: set[bytes]
     waiters: list[Waiter] = field(default_factory=list)
 
@@ -65,7 +72,7 @@ class Committer:
     """Owns the order of everything that is written to the members."""
 
     def __init__(
-        self, opened: Opened, keys: sealing.Keys, members: Members, cache: WriteCache, tags: TagTable, runtime: Runtime
+        self, opened: Opened, keys: sealing.Keys, members: Members, cache: WriteCache, tags: TagTable, world: World
     ) -> None:
         self.failure: PerdureError | None = None
         self.sent_count = 0
@@ -75,7 +82,9 @@ class Committer:
         self._members = members
         self._cache = cache
         self._tags = tags
-        self._runtime = runtime
+        self._runtime = world.runtime
+        self._has_chains = world.has_chains
+        self._unproved_max = LINKED_MAX if world.has_chains else UNPROVED_MAX
         self._code = Code(self._geometry.k, self._geometry.n)
         self._last = self._proved = self._applied_sent = self._applied_proved = opened.last
         self._asked = opened.last
@@ -88,7 +97,7 @@ class Committer:
         self._holding_count = 0
         self._joiners: dict[int, Session] = {}
         self._quiet: list[Waiter] = []
-        self._change = RosterChange(members, self._geometry, opened.epoch, runtime)
+        self._change = RosterChange(members, self._geometry, opened.epoch, world.runtime)
         members.on_lost = self._start_vote
 
     # What the engine asks ---------------------------------------------------------------------------------
@@ -105,12 +114,17 @@ class Committer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was written is home, provably."""
-        return self._cache.is_clean and not self._executions and self._applied_proved == self._last
+        """Whether all that was written is home, and everything that was sent is proved by evidence."""
+        is_home = self._cache.is_clean and not self._executions and self._applied_proved == self._last
+        return is_home and not self._owes_evidence
 
-    async def flush(self) -> None:
-        """Return when all writes so far are proved on every member, and that the array is still ours."""
+    async def flush(self, *, by_evidence: bool = False) -> None:
+        """Return when all writes so far are proved on every member, and that the array is still ours.
+
+        By links, if the disks have chains and it does not have to be `by_evidence`.
+        """
         waiter = self._wait_in(self._flushes)
+        waiter.may_link = self._has_chains and not by_evidence
         self.pump()
         await self._await(waiter)
 
@@ -127,10 +141,10 @@ class Committer:
 
         The number is that of the last entry for which this holds.
         """
-        await self.flush()
+        await self.flush(by_evidence=True)
         target = self._proved
         while self._applied_proved < target:
-            await self.flush()
+            await self.flush(by_evidence=True)
         return target
 
     def require_working(self) -> None:
@@ -174,9 +188,8 @@ class Committer:
             if batch is None and not waiters and not must_move:
                 return
             unproved = self._last + (batch is not None) - self._asked
-            self._send(
-                batch, evidence=bool(waiters) or must_move or is_idle or unproved >= UNPROVED_MAX, waiters=waiters
-            )
+            must_prove = must_move or is_idle or not all(waiter.may_link for waiter in waiters)
+            self._send(batch, evidence=must_prove or unproved >= self._unproved_max, waiters=waiters)
 
     def _take_flushes(self) -> list[Waiter]:
         """The FLUSHes for which everything they cover has been taken from the cache."""
@@ -208,7 +221,8 @@ class Committer:
         self._executions.append(execution)
         self.sent_count += 1
         for seat, session in receivers:
-            answer = session.execute(ops, (prefix, *columns[seat], head), evidence=evidence)
+            data = (prefix, *columns[seat], head)
+            answer = session.execute(ops, data, evidence=evidence or bool(waiters), may_link=not evidence)
             self._runtime.spawn(self._watch(execution, session, answer))
 
     def _enter(self, batch: Batch, columns: list[list[Buffer]]) -> tuple[bytes, bytes]:

@@ -44,7 +44,7 @@ class Array:
             world.runtime,
             every_read=attest_every_read,
         )
-        self.committer = Committer(opened, keys, self.members, self.cache, self.reader.tags, world.runtime)
+        self.committer = Committer(opened, keys, self.members, self.cache, self.reader.tags, world)
         self._world = world
         self._is_closed = False
 
@@ -58,6 +58,11 @@ class Array:
     def size_bytes(self) -> int:
         """The size that the array presents."""
         return self.geometry.size_bytes
+
+    @property
+    def has_chains(self) -> bool:
+        """Whether FLUSHes may rest on acknowledgement chains."""
+        return self._world.has_chains
 
     @property
     def array_id(self) -> bytes:

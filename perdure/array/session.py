@@ -1,7 +1,10 @@
 """One disk as one mount sees it: commands in strict order, trouble bounded, and nothing believed without evidence.
 
 EXECUTEs are pipelined. A plain answer to one is only a hint that it was carried out; evidence for seq S proves it and
-all before it. When anything goes wrong (connection, refusal, bad evidence) the disk is SUSPECT: HELLO asks for
+all before it. So does a link of the disk's chain (`perdure.array.chain`), as long as the disk keeps its secret: it is
+asked for only where the caller says that it may be, and never satisfies who asked for evidence.
+
+When anything goes wrong (connection, refusal, bad evidence, a link that is none) the disk is SUSPECT: HELLO asks for
 evidence of where it stands, what is missing is sent again (the same signed bytes, so at most once), and only when
 that fails for `dead_after_ms` is the disk LOST. Refusals are unsigned, so they never decide anything: HELLO does.
 """
@@ -13,11 +16,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from perdure.array import commands
+from perdure.array.chain import Chain
 from perdure.array.commands import Answer, Authority, Command
 from perdure.array.geometry import Run
 from perdure.array.ports import Attested, Buffer, Channel, Event, Lane, Runtime, Verifier
 from perdure.disk import wire
-from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
+from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode, Wants
 from perdure.errors import (
     BadEvidence,
     Blank,
@@ -26,6 +30,7 @@ from perdure.errors import (
     DiskLost,
     Fenced,
     Fork,
+    LeakedSecret,
     MalformedEvidence,
     PerdureError,
     Refused,
@@ -70,20 +75,38 @@ class Testimony:
 class _Pending:
     seq: int
     command: Command
+    may_link: bool
+    """Whether links prove enough for whoever waits for it."""
+    chain: Chain | None
+    """Whose link it asks for."""
+    asked_ms: int
     reply: Awaitable[memoryview] | None = None
 
 
 class Session:
-    """One disk in one mount. `dead_after_ms` bounds how long it may be silent before it is given up."""
+    """One disk in one mount. `dead_after_ms` bounds how long it may be silent before it is given up.
+
+    `has_chain`: whether acknowledgements may rest on a chain at all.
+    """
 
     def __init__(
-        self, channel: Channel, authority: Authority, verifier: Verifier, runtime: Runtime, dead_after_ms: int
+        self,
+        channel: Channel,
+        authority: Authority,
+        verifier: Verifier,
+        runtime: Runtime,
+        dead_after_ms: int,
+        *,
+        has_chain: bool = False,
     ) -> None:
         self.channel = channel
         self.instance = wire.NO_INSTANCE
         self.epoch = wire.NO_EPOCH
         self.seq = 0
         self.proved_seq = 0
+        """The last that evidence proves."""
+        self.linked_seq = 0
+        """The last that evidence or a link proves."""
         self.health = Health.ONLINE
         self.lost: PerdureError | None = None
         self.attested: Attested | None = None
@@ -94,6 +117,8 @@ class Session:
         self._verifier = verifier
         self._runtime = runtime
         self._dead_after_ms = dead_after_ms
+        self._has_chain = has_chain
+        self._chain: Chain | None = None
         self._answered_seq = 0
         self._pending: list[_Pending] = []
         self._recovery: Event | None = None
@@ -103,7 +128,7 @@ class Session:
 
     async def hello(self) -> Greeting:
         """Ask the disk who it is and where it stands. Raises Disconnected, Refused, BadEvidence."""
-        command = self._command(Opcode.HELLO, evidence=True)
+        command = self._command(Opcode.HELLO, wants=Wants.EVIDENCE)
         answer, attested = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
         return Greeting(answer.instance, answer.epoch, answer.seq, answer.size, attested)
 
@@ -114,8 +139,9 @@ class Session:
 
     async def open(self, instance: bytes, epoch: bytes) -> None:
         """Take the disk over: from here on it refuses every earlier epoch. Raises what `hello` does, or Fenced."""
-        self.instance, self.epoch, self.seq, self.proved_seq, self._answered_seq = instance, epoch, 0, 0, 0
-        command = self._command(Opcode.OPEN, evidence=True)
+        self.instance, self.epoch, self._chain = instance, epoch, None
+        self.seq = self.proved_seq = self.linked_seq = self._answered_seq = 0
+        command = self._command(Opcode.OPEN, wants=Wants.EVIDENCE)
         try:
             answer, _ = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
             self._require_ours(answer)
@@ -126,18 +152,35 @@ class Session:
             if (greeting.instance, greeting.epoch, greeting.seq) != (instance, epoch, 0):
                 raise
 
-    def execute(self, ops: Sequence[bytes], data: Sequence[Buffer] = (), *, evidence: bool) -> Awaitable[None]:
+    def execute(
+        self, ops: Sequence[bytes], data: Sequence[Buffer] = (), *, evidence: bool, may_link: bool = False
+    ) -> Awaitable[None]:
         """Send one EXECUTE at once; the awaitable returns when the disk has it (with evidence: provably).
 
-        The awaitable raises what made the disk LOST: DiskLost, Clone, Rollback, or Fenced.
+        With `may_link` a link of the disk's chain is as good as evidence, if it has a chain. The awaitable raises what
+        made the disk LOST: DiskLost, Clone, Rollback, or Fenced.
         """
         self.seq += 1
+        now_ms = self._runtime.now_ms()
         body = (wire.COUNT.pack(len(ops)) + b"".join(ops), *data)
-        pending = _Pending(self.seq, self._command(Opcode.EXECUTE, seq=self.seq, body=body, evidence=evidence))
+        wants = self._wants(now_ms, evidence=evidence, may_link=may_link)
+        command = self._command(Opcode.EXECUTE, seq=self.seq, body=body, wants=wants)
+        chain = self._chain if wants is Wants.LINK else None
+        pending = _Pending(self.seq, command, may_link or not evidence, chain, now_ms)
+        if wants is Wants.CHAIN:
+            self._chain = None  # the disk forgets it
         self._pending.append(pending)
         if self.health is Health.ONLINE:
             pending.reply = self.channel.exchange(Lane.WRITE, pending.command.parts)
         return self._complete(pending)
+
+    def _wants(self, now_ms: int, *, evidence: bool, may_link: bool) -> Wants:
+        if not evidence:
+            return Wants.NOTHING
+        if may_link and self._chain is not None and self._chain.reaches(self.seq, now_ms):
+            return Wants.LINK
+        is_renewing = any(pending.command.wants is Wants.CHAIN for pending in self._pending)
+        return Wants.CHAIN if self._has_chain and not is_renewing else Wants.EVIDENCE
 
     async def read(self, runs: Sequence[Run], *, evidence: bool) -> memoryview:
         """The bytes of `runs` (in disk sectors), end to end; without evidence they prove nothing.
@@ -163,7 +206,9 @@ class Session:
     def _read_command(self, runs: Sequence[Run], *, evidence: bool) -> Command:
         total = sum(run.count for run in runs) * DISK_SECTOR_BYTES
         body = wire.COUNT.pack(len(runs)) + b"".join(wire.RUN.pack(run.start, run.count) for run in runs)
-        return self._command(Opcode.READ, body=(body,), data_bytes=total, evidence=evidence)
+        return self._command(
+            Opcode.READ, body=(body,), data_bytes=total, wants=Wants.EVIDENCE if evidence else Wants.NOTHING
+        )
 
     async def probe(self) -> None:
         """Find out whether the disk is still ours. Raises what made it LOST."""
@@ -172,9 +217,9 @@ class Session:
     # Evidence ---------------------------------------------------------------------------------------------
 
     def _command(
-        self, opcode: Opcode, *, seq: int = 0, body: Sequence[Buffer] = (), data_bytes: int = 0, evidence: bool
+        self, opcode: Opcode, *, seq: int = 0, body: Sequence[Buffer] = (), data_bytes: int = 0, wants: Wants
     ) -> Command:
-        nonce = self._runtime.random(32) if evidence else None
+        nonce = self._runtime.random(32) if wants in (Wants.EVIDENCE, Wants.CHAIN) else None
         if opcode is Opcode.HELLO:
             return commands.build(self._authority, opcode, nonce=nonce)
         return commands.build(
@@ -186,6 +231,7 @@ class Session:
             nonce=nonce,
             body=body,
             data_bytes=data_bytes,
+            wants=wants,
         )
 
     async def _prove(self, command: Command, reply: memoryview) -> tuple[Answer, Attested]:
@@ -212,6 +258,12 @@ class Session:
         )
 
     def _rolled_back(self, has_seq: int, answered_seq: int) -> Rollback:
+        if has_seq < self.linked_seq:
+            return LeakedSecret(
+                f"disk {self.channel.address} proves that it carried out {has_seq} commands, but links of its chain "
+                f"came for {self.linked_seq}: the chain's secret has leaked, and its host forged acknowledgements. "
+                "What a FLUSH covered since the last evidence is safe only if no more than n - k disks do this."
+            )
         return Rollback(
             f"disk {self.channel.address} proves that it carried out {has_seq} commands, but answers came for "
             f"{answered_seq}: its host forged acknowledgements. Nothing that a FLUSH covered is affected."
@@ -221,7 +273,7 @@ class Session:
 
     async def _complete(self, pending: _Pending) -> None:
         try:
-            while pending.seq > self.proved_seq:
+            while pending.seq > (self.linked_seq if pending.may_link else self.proved_seq):
                 reply = pending.reply
                 try:
                     if reply is None:
@@ -241,10 +293,19 @@ class Session:
         else:
             answer, _ = await self._prove(pending.command, reply)
             self._require_ours(answer)
-            self.proved_seq = max(self.proved_seq, min(answer.seq, pending.seq))
+            self._has_proved(min(answer.seq, pending.seq))
         if (answer.instance, answer.epoch, answer.seq) != (self.instance, self.epoch, pending.seq):
             raise MalformedEvidence("the disk answered another command")
+        if pending.chain is not None:
+            pending.chain.accept(pending.seq, bytes(answer.data))
+            self.linked_seq = max(self.linked_seq, pending.seq)
+        elif pending.command.wants is Wants.CHAIN:
+            self._chain = Chain(bytes(answer.data), pending.seq, pending.asked_ms)
         self._trouble_since_ms = None
+
+    def _has_proved(self, seq: int) -> None:
+        self.proved_seq = max(self.proved_seq, seq)
+        self.linked_seq = max(self.linked_seq, seq)
 
     async def _recover(self, trouble: PerdureError | None) -> None:
         """Ask until the disk says where it stands, then send again what it lacks; one recovery serves all who wait."""
@@ -262,7 +323,7 @@ class Session:
 
     async def _ask_until_known(self, trouble: PerdureError | None) -> None:
         if trouble is not None:
-            self.health = Health.SUSPECT
+            self.health, self._chain = Health.SUSPECT, None  # in doubt about anything, evidence and another chain
             if self._trouble_since_ms is not None:  # HELLO alone did not help the last time: no storm
                 await self._runtime.sleep(RETRY_MS)
         while True:
@@ -289,7 +350,7 @@ class Session:
             return
         if greeting.seq > self.proved_seq or not self._pending:
             self._trouble_since_ms = None
-        self.proved_seq = max(self.proved_seq, greeting.seq)
+        self._has_proved(greeting.seq)
         was_suspect, self.health = self.health is Health.SUSPECT, Health.ONLINE
         for pending in self._pending:
             if pending.seq > greeting.seq and (was_suspect or pending.reply is None):

@@ -32,10 +32,14 @@ class World:
     """How members must be spread over failure domains; None asks for nothing."""
     release: int = RELEASE
     """Of this program; an array that a newer one has mounted is not mounted by it."""
+    has_chains: bool = False
+    """Whether FLUSHes may rest on acknowledgement chains; weaker than evidence (docs/threat-model.md, section 4)."""
 
     def session(self, channel: Channel) -> Session:
         """A new session over `channel`."""
-        return Session(channel, self.authority, self.verifier, self.runtime, self.dead_after_ms)
+        return Session(
+            channel, self.authority, self.verifier, self.runtime, self.dead_after_ms, has_chain=self.has_chains
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def status_text(status: ArrayStatus) -> str:
         f"   size: {human_size(status.size_bytes)}; any {status.k} of {status.n} disks hold it, "
         f"{_count(status.losses_survived, 'more disk')} may be lost",
         f"    nbd: {status.nbd_uri}",
+        f"   acknowledgements: {_acknowledgements(status)}",
         *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         "config:",
         "",
@@ -84,11 +85,26 @@ def _what_is(status: ArrayStatus) -> str:
     return f"Serving, without full redundancy: {', '.join(bad)}." if bad else "Serving; every disk is in its seat."
 
 
+def _acknowledgements(status: ArrayStatus) -> str:
+    age = "" if status.evidence_age_ms is None else f"; last evidence of every disk {_seconds(status.evidence_age_ms)}"
+    if status.exposure is None:
+        return f"{status.acknowledgements}: every FLUSH rests on the hardware's evidence{age}"
+    limits = status.exposure
+    return (
+        f"{status.acknowledgements} (weaker: whoever knows a disk's secret can forge up to {limits['ms'] / 1000:g} s, "
+        f"{limits['commands']} commands or {limits['entries']} journal entries, whichever comes first){age}"
+    )
+
+
+def _seconds(age_ms: int) -> str:
+    return f"{age_ms / 1000:.1f} s ago"
+
+
 def _disk_line(disk: DiskStatus) -> str:
     name = "-" if disk.instance is None else disk.instance[:_DISK_LABEL_CHARS]
     evidence = "-"
     if disk.evidence_age_ms is not None:
-        evidence = f"{disk.evidence_age_ms / 1000:.1f} s ago"
+        evidence = _seconds(disk.evidence_age_ms)
     counts = " ".join(f"{disk.errors[kind]:5}" for kind in ("read", "write", "checksum"))
     state = disk.state.upper()
     runs = f"{disk.platform or '-':9}  {_measurement(disk):17}"

@@ -11,7 +11,7 @@ from perdure.cli import output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
 from perdure.service import artefacts, background, config, local, processes, template
-from perdure.service.config import Config
+from perdure.service.config import Acknowledgements, Config
 from perdure.service.local import Wish
 from perdure.service.status import ArrayStatus, DiskState
 
@@ -31,6 +31,11 @@ def register(cli: click.Group) -> None:
     @click.option("--nbd", metavar="ADDRESS", help=f"unix:PATH or tcp:HOST:PORT to serve at.  [default: {LISTEN}]")
     @click.option(
         "--dead-after-ms", type=click.IntRange(1), help=f"A disk's silence allowed.  [default: {DEAD_AFTER_MS}]"
+    )
+    @click.option(
+        "--acknowledgements",
+        type=click.Choice([str(one) for one in Acknowledgements]),
+        help="What a FLUSH of a new array rests on; chains are faster, and weaker.  [default: evidence]",
     )
     @click.option("--evidence-latency-ms", type=click.FloatRange(0, 60_000), help="What each evidence shall take.")
     def up(directory: Path, as_json: bool, evidence_latency_ms: float | None, **given: Any) -> int:  # noqa: ANN401
@@ -83,6 +88,7 @@ def _configuration(directory: Path, given: dict[str, Any]) -> Config:
                 threshold=given["threshold"] or THRESHOLD,
                 listen=given["nbd"] or LISTEN,
                 dead_after_ms=given["dead_after_ms"] or DEAD_AFTER_MS,
+                acknowledgements=Acknowledgements(given["acknowledgements"] or Acknowledgements.EVIDENCE),
             ),
         )
         return config.load(path)
@@ -114,9 +120,10 @@ def _edited(found: Config, table: str, key: str, value: str) -> Config:
 def _require_fit(found: Config, given: dict[str, Any]) -> None:
     size = None if given["size"] is None else config.parse_size(given["size"])
     asked = {"--disks": given["disks"], "--threshold": given["threshold"], "--size": size}
-    asked["--dead-after-ms"] = given["dead_after_ms"]
+    asked |= {"--dead-after-ms": given["dead_after_ms"], "--acknowledgements": given["acknowledgements"]}
     shape = found.array
-    has = (shape.disks, shape.threshold, shape.size_bytes, found.serve.dead_after_ms)
+    serve = found.serve
+    has = (shape.disks, shape.threshold, shape.size_bytes, serve.dead_after_ms, serve.acknowledgements)
     for (option, wanted), value in zip(asked.items(), has, strict=True):
         if wanted is not None and wanted != value:
             raise Misuse(

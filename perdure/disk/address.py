@@ -5,9 +5,7 @@ An address is a hint from the host and never part of what anyone trusts.
 
 from __future__ import annotations
 
-import os
 import socket
-from pathlib import Path
 
 
 def parse(address: str) -> tuple[int, str | tuple[str, int] | tuple[int, int]]:
@@ -27,30 +25,12 @@ def parse(address: str) -> tuple[int, str | tuple[str, int] | tuple[int, int]]:
 def listen(address: str) -> tuple[socket.socket, str]:
     """A listening, non-blocking socket, and the address it really has (TCP port 0 picks a free one)."""
     family, target = parse(address)
-    if isinstance(target, str):
-        _remove_stale(target)
     listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family in (socket.AF_INET, socket.AF_INET6):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(target)
-        listener.listen(16)
-    except OSError:
-        listener.close()
-        raise
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(target)
+    listener.listen(16)
     listener.setblocking(False)
     if family in (socket.AF_INET, socket.AF_INET6):
         host, port = listener.getsockname()[:2]
         address = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
     return listener, address
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody listens on any more; a live one, or any other file, makes bind fail."""
-    if not Path(path).is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)

@@ -1,7 +1,7 @@
 """The disk's state machine: a command's bytes in, a reply's bytes out. No socket, clock or randomness.
 
-State: `instance`, `epoch` (zero: never opened), `seq`, and sector memory. What each check is for (docs/spec.md,
-section 3, and docs/threat-model.md):
+State: `instance`, `epoch` (zero: never opened), `seq`, sector memory, and the acknowledgement chain, if one was asked
+for. What each check is for (docs/spec.md, section 3, and docs/threat-model.md):
 
 - the signature: only the authority commands this disk; nothing is parsed before it holds
 - the instance: a second copy of the image, fed with our recorded log, must not become us
@@ -13,17 +13,21 @@ section 3, and docs/threat-model.md):
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from coincurve import PublicKey
 from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
 from perdure.disk import wire
-from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode, OpKind, Reason
+from perdure.disk.chain import Chain
+from perdure.disk.wire import DISK_SECTOR_BYTES, LINK_BYTES, Opcode, OpKind, Reason, Wants
+
+_ZEROS = memoryview(bytes(1 << 16))
 
 
 class Answer(NamedTuple):
-    """A carried-out command: the result's fixed part, its READ bytes (a part of `out`), and the leaf to attest."""
+    """A carried-out command: the result's fixed part, what follows it (a part of `out`), and the leaf to attest."""
 
     head: bytes
     data: memoryview
@@ -38,31 +42,41 @@ class Refusal(Exception):
         self.reason = reason
 
 
+def wipe(buffer: memoryview) -> None:
+    """Zero `buffer`."""
+    for start in range(0, len(buffer), len(_ZEROS)):
+        part = buffer[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]
+
+
 class DiskCore:
     """One disk. `memory` is its sectors (a whole number of them), all zero; `instance` 32 fresh random bytes."""
 
-    def __init__(self, memory: memoryview, instance: bytes, authority: bytes) -> None:
+    def __init__(self, memory: memoryview, instance: bytes, authority: bytes, random: Callable[[int], bytes]) -> None:
         self.memory = memory
         self.instance = instance
         self.epoch = wire.NO_EPOCH
         self.seq = 0
         self.size = len(memory) // DISK_SECTOR_BYTES
         self._authority = PublicKey(authority)
+        self._chain = Chain(random)
 
     def handle(self, command: memoryview, out: memoryview) -> Answer:
-        """Carry out one command; READ bytes go to the start of `out`. Raises Refusal, having changed nothing."""
+        """Carry out one command; what it reads or shows goes to the start of `out`. Raises Refusal: nothing changed."""
         if len(command) < wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size:
             raise Refusal(Reason.MALFORMED)
         payload = command[wire.SIGNATURE_BYTES :]
         digest = wire.command_digest(payload)
         self._check_signature(bytes(command[: wire.SIGNATURE_BYTES]), digest)
-        version, opcode, wanted, instance, epoch, seq, nonce = wire.COMMAND_HEADER.unpack_from(payload)
+        version, opcode, wants, instance, epoch, seq, nonce = wire.COMMAND_HEADER.unpack_from(payload)
         body = payload[wire.COMMAND_HEADER.size :]
-        if version != wire.VERSION or wanted > 1 or payload[3] or (not wanted and nonce != wire.NO_NONCE):
+        attested = wants in (Wants.EVIDENCE, Wants.CHAIN)
+        most = Wants.LINK if opcode == Opcode.EXECUTE else Wants.EVIDENCE
+        if version != wire.VERSION or wants > most or payload[3] or (not attested and nonce != wire.NO_NONCE):
             raise Refusal(Reason.MALFORMED)
-        length = self._carry_out(opcode, wanted, instance, epoch, seq, body, out)
+        length = self._carry_out(opcode, wants, instance, epoch, seq, body, out)
         head = wire.RESULT.pack(self.instance, self.epoch, self.seq, self.size)
-        return self._answer(head, out[:length], nonce if wanted else None, digest)
+        return self._answer(head, out[:length], nonce if attested else None, digest)
 
     def _check_signature(self, signature: bytes, digest: bytes) -> None:
         try:
@@ -73,23 +87,22 @@ class DiskCore:
             raise Refusal(Reason.BAD_SIGNATURE)
 
     def _carry_out(
-        self, opcode: int, wanted: int, instance: bytes, epoch: bytes, seq: int, body: memoryview, out: memoryview
+        self, opcode: int, wants: int, instance: bytes, epoch: bytes, seq: int, body: memoryview, out: memoryview
     ) -> int:
-        """Do what `opcode` says; return how many bytes of `out` a READ filled."""
+        """Do what `opcode` says; return how many bytes of `out` it filled."""
         if opcode == Opcode.HELLO:
-            if body or not wanted or seq or instance != wire.NO_INSTANCE or epoch != wire.NO_EPOCH:
+            if body or not wants or seq or instance != wire.NO_INSTANCE or epoch != wire.NO_EPOCH:
                 raise Refusal(Reason.MALFORMED)
             return 0
         if instance != self.instance:
             raise Refusal(Reason.WRONG_INSTANCE)
         if opcode == Opcode.OPEN:
-            self._open(epoch, malformed=bool(body) or not wanted or bool(seq))
+            self._open(epoch, malformed=bool(body) or not wants or bool(seq))
             return 0
         if epoch != self.epoch or epoch == wire.NO_EPOCH:
             raise Refusal(Reason.WRONG_EPOCH)
         if opcode == Opcode.EXECUTE:
-            self._execute(seq, body)
-            return 0
+            return self._execute(wants, seq, body, out)
         if opcode == Opcode.READ and not seq:
             return self._read(body, out)
         raise Refusal(Reason.MALFORMED)
@@ -99,11 +112,14 @@ class DiskCore:
             raise Refusal(Reason.MALFORMED)
         if epoch <= self.epoch:
             raise Refusal(Reason.WRONG_EPOCH)
+        self._chain.drop()
         self.epoch, self.seq = epoch, 0
 
-    def _execute(self, seq: int, body: memoryview) -> None:
+    def _execute(self, wants: int, seq: int, body: memoryview, out: memoryview) -> int:
         if seq != self.seq + 1:
             raise Refusal(Reason.WRONG_SEQ)
+        if wants == Wants.LINK and seq not in self._chain.seqs:
+            raise Refusal(Reason.NO_LINK)
         records, data = self._split(body, wire.OP.size)
         ops = list(wire.OP.iter_unpack(records))
         written = sum(self._check_op(*op) for op in ops)
@@ -112,6 +128,10 @@ class DiskCore:
         for kind, target, count, source in ops:
             data = self._apply(kind, target * DISK_SECTOR_BYTES, count * DISK_SECTOR_BYTES, source, data)
         self.seq = seq
+        if wants < Wants.CHAIN:
+            return 0
+        out[:LINK_BYTES] = self._chain.renew(seq) if wants == Wants.CHAIN else self._chain.show(seq)
+        return LINK_BYTES
 
     def _check_op(self, kind: int, target: int, count: int, source: int) -> int:
         """How many sectors of data the operation takes from the command."""
@@ -129,15 +149,8 @@ class DiskCore:
             begin = source * DISK_SECTOR_BYTES
             self.memory[start : start + length] = self.memory[begin : begin + length]
         else:
-            self._wipe(start, length)
+            wipe(self.memory[start : start + length])
         return data
-
-    def _wipe(self, start: int, length: int) -> None:
-        end = start + length
-        while start < end:
-            step = min(len(ZEROS), end - start)
-            self.memory[start : start + step] = ZEROS[:step]
-            start += step
 
     def _read(self, body: memoryview, out: memoryview) -> int:
         records, rest = self._split(body, wire.RUN.size)
@@ -171,6 +184,3 @@ class DiskCore:
         result = hashlib.sha256(head)
         result.update(data)
         return Answer(head, data, wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest()))
-
-
-ZEROS = memoryview(bytes(1 << 16))

@@ -34,7 +34,7 @@ def main() -> None:
         # All of it now: memory that is not there must fail at the start, not at some later write.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
         memory = memoryview(mmap.mmap(-1, options.size_bytes, flags))
-        core = DiskCore(memory, os.urandom(32), options.authority.read_bytes())
+        core = DiskCore(memory, os.urandom(32), options.authority.read_bytes(), os.urandom)
         platform = evidence(options.evidence)
         listener, address = listen(options.listen)
     except (OSError, ValueError) as error:

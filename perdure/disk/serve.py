@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Protocol
 
 from perdure.disk import wire
-from perdure.disk.core import ZEROS, DiskCore, Refusal
+from perdure.disk.core import DiskCore, Refusal, wipe
 from perdure.disk.wire import Reason
 
 CONNECTIONS_MAX = 8
@@ -47,13 +47,6 @@ class Reply:
     parts: list[bytes | memoryview]
     data: memoryview
     leaf: bytes | None
-
-
-def wipe(buffer: memoryview) -> None:
-    """Zero `buffer`."""
-    for start in range(0, len(buffer), len(ZEROS)):
-        part = buffer[start : start + len(ZEROS)]
-        part[:] = ZEROS[: len(part)]
 
 
 def refusal(reason: Reason) -> bytes:
@@ -115,8 +108,7 @@ class Connection:
             return Reply([refusal(refused.reason)], self._arena[:0], None)
         self.last_good = time.monotonic()
         self._used += len(answer.data)
-        parts: list[bytes | memoryview] = [_answer_head(answer.head, answer.data, 0), answer.head, answer.data]
-        return Reply(parts, answer.data, answer.leaf)
+        return Reply(_framed(answer.head, answer.data), answer.data, answer.leaf)
 
     def _consume(self, count: int) -> None:
         """Move what follows the first `count` bytes to the front, and wipe where it and they were."""
@@ -159,10 +151,10 @@ class Connection:
         wipe(self._arena[: self._used])
 
 
-def _answer_head(head: bytes, data: memoryview, evidence_bytes: int) -> bytes:
+def _framed(head: bytes, data: memoryview, evidence: bytes = b"") -> list[bytes | memoryview]:
     length = len(head) + len(data)
-    frame = wire.FRAME_HEADER.pack(wire.REPLY_HEADER.size + length + evidence_bytes)
-    return frame + wire.REPLY_HEADER.pack(wire.ANSWER, length)
+    frame = wire.FRAME_HEADER.pack(wire.REPLY_HEADER.size + length + len(evidence))
+    return [frame + wire.REPLY_HEADER.pack(wire.ANSWER, length), head, data, evidence]
 
 
 class Attester:
@@ -178,10 +170,8 @@ class Attester:
 
     def ask(self, waiting: Iterable[Reply]) -> None:
         """Have a document made for `waiting`, unless one is being made: then they wait for the next."""
-        if self._asked:
-            return
-        self._asked = list(waiting)
-        if self._asked:
+        if not self._asked and (asked := list(waiting)):
+            self._asked = asked
             self._leaves.put([reply.leaf or b"" for reply in self._asked])
 
     def collect(self) -> None:
@@ -191,8 +181,7 @@ class Attester:
             if evidence is None:
                 reply.parts = [refusal(Reason.NO_EVIDENCE)]
             else:
-                head = bytes(reply.parts[1])
-                reply.parts = [_answer_head(head, reply.data, len(evidence)), head, reply.data, evidence]
+                reply.parts = _framed(bytes(reply.parts[1]), reply.data, evidence)
             reply.leaf = None
         self._asked = []
 
@@ -278,8 +267,6 @@ class Server:
             self._selector.unregister(connection.peer)
 
     def _drop(self, connection: Connection) -> None:
-        fd = connection.peer.fileno()
-        if fd in self._selector.get_map():
-            self._selector.unregister(connection.peer)
-        del self._connections[fd]
+        self._watch(connection, 0)
+        del self._connections[connection.peer.fileno()]
         connection.close()

@@ -19,16 +19,19 @@ READ_BYTES_MAX = 1 << 20
 SIGNATURE_BYTES = 64
 LEAVES_MAX = 512
 """How many waiting requests one document may answer for."""
+LINK_BYTES = 32
+LINKS = 32
+"""How many acknowledgements one chain has."""
 
 COMMAND_HEADER = Struct(">BBBx32s16sQ32s")
-"""version, opcode, evidence wanted (0 or 1), instance, epoch, seq, nonce. The reserved byte must be 0."""
+"""version, opcode, what is wanted (`Wants`), instance, epoch, seq, nonce. The reserved byte must be 0."""
 COUNT = Struct(">H")
 OP = Struct(">BIII")
 """kind, target, count, source, in disk sectors; source is 0 but for COPY."""
 RUN = Struct(">II")
 """start, count, in disk sectors."""
 RESULT = Struct(">32s16sQI")
-"""instance, epoch, seq, size in disk sectors; the bytes of a READ follow."""
+"""instance, epoch, seq, size in disk sectors; the bytes of a READ, an anchor or a link follow."""
 REPLY_HEADER = Struct(">BI")
 """ANSWER, then the length of the result; after the result comes the evidence, if any. Or REFUSAL, then a reason."""
 PATH_HEADER = Struct(">HH")
@@ -42,6 +45,7 @@ ANSWER, REFUSAL = 1, 2
 _COMMAND_TAG = hashlib.sha256(b"perdure/command/1").digest() * 2
 _LEAF_TAG = b"perdure/leaf/1"
 _FORK_TAG = b"perdure/fork/1"
+_LINK_TAG = hashlib.sha256(b"perdure/link/1").digest() * 2
 
 
 class Opcode(IntEnum):
@@ -51,6 +55,15 @@ class Opcode(IntEnum):
     OPEN = 2
     EXECUTE = 3
     READ = 4
+
+
+class Wants(IntEnum):
+    """What shall prove that a command was carried out; the last two are for EXECUTE alone."""
+
+    NOTHING = 0
+    EVIDENCE = 1
+    CHAIN = 2
+    LINK = 3
 
 
 class OpKind(IntEnum):
@@ -71,6 +84,7 @@ class Reason(IntEnum):
     WRONG_SEQ = 5
     OUT_OF_RANGE = 6
     NO_EVIDENCE = 7
+    NO_LINK = 8
 
 
 def command_digest(*parts: bytes | bytearray | memoryview) -> bytes:
@@ -90,7 +104,13 @@ def leaf(instance: bytes, epoch: bytes, seq: int, nonce: bytes, command: bytes, 
     return hashlib.sha512(b"".join(fields)).digest()
 
 
-def _fork(left: bytes, right: bytes) -> bytes:
+def hashed_link(link: bytes) -> bytes:
+    """The link before `link`, or the anchor before the first: tagged SHA-256."""
+    return hashlib.sha256(_LINK_TAG + link).digest()
+
+
+def fork(left: bytes, right: bytes) -> bytes:
+    """The 64-byte node over two others."""
     return hashlib.sha512(_FORK_TAG + left + right).digest()
 
 
@@ -99,7 +119,7 @@ def merkle_levels(leaves: list[bytes]) -> list[list[bytes]]:
     levels = [leaves]
     while len(levels[-1]) > 1:
         below = levels[-1]
-        above = [_fork(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        above = [fork(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
         levels.append(above + below[len(above) * 2 :])
     return levels
 
@@ -113,26 +133,3 @@ def merkle_path(levels: list[list[bytes]], index: int) -> bytes:
             path += level[sibling]
         index >>= 1
     return path
-
-
-def path_bytes(index: int, count: int) -> int:
-    """How long the path of leaf `index` of `count` is."""
-    total = 0
-    while count > 1:
-        total += 64 * (index ^ 1 < count)
-        index, count = index >> 1, (count + 1) >> 1
-    return total
-
-
-def merkle_root(own: bytes, index: int, count: int, path: bytes) -> bytes | None:
-    """The root that `path` leads to from leaf `index` of `count`; None unless all have the one right length."""
-    if index >= count or len(own) != 64:
-        return None
-    while count > 1:
-        if index ^ 1 < count:
-            sibling, path = path[:64], path[64:]
-            if len(sibling) != 64:
-                return None
-            own = _fork(sibling, own) if index & 1 else _fork(own, sibling)
-        index, count = index >> 1, (count + 1) >> 1
-    return None if path else own

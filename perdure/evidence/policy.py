@@ -37,6 +37,8 @@ _KEYS: Final = {
     "seats_per_root_max",
     "seats_per_domain_max",
 }
+_CHAINS: Final = "acknowledgement_chains"
+"""Its key is there only where it is true, so that older policies keep their digest."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -85,6 +87,7 @@ class Policy:
 
     `skew_ms_max` is how far a document's clock and the verifier's may differ, in milliseconds. `seats_per_root_max` and
     `seats_per_domain_max` are how many disks of one array may hang on one root, and on one host or zone; None is n - k.
+    `acknowledgement_chains`: whether a main program may let FLUSHes rest on chains, which are weaker than evidence.
     Raises Misuse for two roots of one name or certificate, equal measurements, a measurement whose root is not named,
     a skew outside of 1 ms to 3 hours, or a number of seats that is not positive.
     """
@@ -94,6 +97,7 @@ class Policy:
     skew_ms_max: int = SKEW_MS_DEFAULT
     seats_per_root_max: int | None = None
     seats_per_domain_max: int | None = None
+    acknowledgement_chains: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "roots", tuple(sorted(self.roots, key=lambda root: root.name)))
@@ -113,6 +117,8 @@ class Policy:
             measurement.require_registers(platforms[measurement.root])
         if type(self.skew_ms_max) is not int or not 1 <= self.skew_ms_max <= SKEW_MS_MAX:
             raise Misuse(f"The policy's skew_ms_max is a whole number from 1 to {SKEW_MS_MAX}.")
+        if type(self.acknowledgement_chains) is not bool:
+            raise Misuse(f"The policy's {_CHAINS} is true or false.")
         for name, seats in (
             ("seats_per_root_max", self.seats_per_root_max),
             ("seats_per_domain_max", self.seats_per_domain_max),
@@ -156,6 +162,8 @@ class Policy:
             "skew_ms_max": self.skew_ms_max,
             "version": VERSION,
         }
+        if self.acknowledgement_chains:
+            value[_CHAINS] = True
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
     def digest(self) -> bytes:
@@ -172,7 +180,8 @@ class Policy:
             value = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise Misuse(f"The policy is not JSON: {error}.") from error
-        policy = _keys(value, "policy", _KEYS)
+        optional = {_CHAINS} if isinstance(value, dict) and _CHAINS in value else set()
+        policy = _keys(value, "policy", _KEYS | optional)
         if type(policy["version"]) is not int or policy["version"] != VERSION:
             raise Misuse(f"The policy's version is {policy['version']!r:.40}; this release reads version {VERSION}.")
         roots = tuple(_root_from_json(root, at) for root, at in _list(policy["roots"], "roots"))
@@ -184,6 +193,7 @@ class Policy:
             skew_ms_max=policy["skew_ms_max"],
             seats_per_root_max=policy["seats_per_root_max"],
             seats_per_domain_max=policy["seats_per_domain_max"],
+            acknowledgement_chains=policy.get(_CHAINS, False),
         )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse
@@ -27,6 +27,7 @@ CONFIG_BYTES_MAX: Final = 1 << 20
 SOCKET_PATH_BYTES_MAX: Final = 107
 """What Linux allows for the path of a Unix socket (`sun_path` has 108 bytes, the last one zero)."""
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_E = TypeVar("_E", bound=StrEnum)
 _SIZE: Final = re.compile(r"([0-9]{1,19})(?:([KMGT])(?:i?B)?)?")
 
 
@@ -35,6 +36,13 @@ class Attest(StrEnum):
 
     FLUSH = "flush"
     EVERY_READ = "every-read"
+
+
+class Acknowledgements(StrEnum):
+    """What a FLUSH rests on: evidence each time, or chains with evidence now and then (faster, and weaker)."""
+
+    EVIDENCE = "evidence"
+    CHAINS = "chains"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,7 @@ class ServeSection:
     attest: Attest
     dead_after_ms: int
     answer_ms_max: int
+    acknowledgements: Acknowledgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +147,15 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
     serve = _read(
         tables["serve"],
         "serve",
-        {"listen": _listen, "control": _text, "attest": _attest, "dead-after-ms": _count, "answer-ms-max": _count},
+        {
+            "listen": _listen,
+            "control": _text,
+            "attest": _attest,
+            "acknowledgements": _acknowledgements,
+            "dead-after-ms": _count,
+            "answer-ms-max": _count,
+        },
+        optional={"acknowledgements"},
     )
     return Config(
         path=path,
@@ -159,6 +176,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             serve["attest"],
             serve["dead-after-ms"],
             serve["answer-ms-max"],
+            serve.get("acknowledgements", Acknowledgements.EVIDENCE),
         ),
     )
 
@@ -244,9 +262,17 @@ def _id(value: object) -> bytes:
 
 
 def _attest(value: object) -> Attest:
-    if value not in tuple(Attest):
-        raise Misuse(f"must be one of {', '.join(repr(str(kind)) for kind in Attest)}")
-    return Attest(str(value))
+    return _one_of(Attest, value)
+
+
+def _acknowledgements(value: object) -> Acknowledgements:
+    return _one_of(Acknowledgements, value)
+
+
+def _one_of(kinds: type[_E], value: object) -> _E:
+    if value not in tuple(kinds):
+        raise Misuse(f"must be one of {', '.join(repr(str(kind)) for kind in kinds)}")
+    return kinds(str(value))
 
 
 def _listen(value: object) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
 from perdure.service import artefacts, config, processes, template
-from perdure.service.config import Config
+from perdure.service.config import Acknowledgements, Config
 from perdure.simtee.pki import CERTIFICATE_FILE, KEY_FILE, SimulatedRoot
 from perdure.simtee.tpm import expected_pcrs
 
@@ -48,6 +48,7 @@ class Wish:
     threshold: int
     listen: str
     dead_after_ms: int
+    acknowledgements: Acknowledgements = Acknowledgements.EVIDENCE
 
 
 def prepare(directory: Path, wish: Wish) -> None:
@@ -62,8 +63,10 @@ def prepare(directory: Path, wish: Wish) -> None:
     authority = artefacts.read_key(key_path) if key_path.exists() else artefacts.new_key(key_path)
     image = build_simulated(authority.public_key)
     root = SimulatedRoot.load_or_create(directory / ROOT_DIRECTORY)
+    has_chains = wish.acknowledgements is Acknowledgements.CHAINS
+    policy = replace(policy_of(image, root.der), acknowledgement_chains=has_chains)
     artefacts.write_atomic(directory / IMAGE_FILE, image)
-    artefacts.write_atomic(directory / POLICY_FILE, policy_of(image, root.der).to_json())
+    artefacts.write_atomic(directory / POLICY_FILE, policy.to_json())
     text = template.render(
         disks=wish.disks,
         threshold=wish.threshold,
@@ -71,6 +74,7 @@ def prepare(directory: Path, wish: Wish) -> None:
         addresses=tuple(f"unix:disk-{seat}.sock" for seat in range(wish.disks)),
         listen=wish.listen,
         dead_after_ms=wish.dead_after_ms,
+        acknowledgements=wish.acknowledgements,
     )
     config.parse(text.encode(), directory / config.NAME)
     artefacts.write_atomic(directory / config.NAME, text.encode())

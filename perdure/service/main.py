@@ -25,7 +25,7 @@ from perdure.nbd.server import NbdServer
 from perdure.nbd.server import serve as serve_nbd
 from perdure.service import artefacts, processes
 from perdure.service.collateral import CollateralFolder
-from perdure.service.config import Attest, Config
+from perdure.service.config import Acknowledgements, Attest, Config
 from perdure.service.control import ControlServer, Request
 from perdure.service.erasing import Erasing
 from perdure.service.observe import observe
@@ -51,6 +51,7 @@ def settings_of(config: Config) -> Settings:
         zones=dict(zip(config.addresses, config.zones, strict=False)),
         collateral=(lambda: NONE) if config.collateral is None else CollateralFolder(config.collateral),
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
+        acknowledgement_chains=config.serve.acknowledgements is Acknowledgements.CHAINS,
     )
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Final
 
+from perdure.array.chain import CHAIN_MS_MAX
+from perdure.array.committer import LINKED_MAX
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
+from perdure.disk.wire import LINKS
 from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError
 from perdure.service.control import error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
 
+EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": LINKED_MAX}
 IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
 
 
@@ -43,6 +48,9 @@ def observe(
         failure=None if failure is None else error_to_json(failure),
         exit_code=_exit_code(state, failure, disks),
         repairs=tuple(repairs),
+        acknowledgements="chains" if array.has_chains else "evidence",
+        exposure=dict(EXPOSURE) if array.has_chains else None,
+        evidence_age_ms=max((disk.evidence_age_ms for disk in disks if disk.evidence_age_ms is not None), default=None),
     )
 
 
@@ -184,7 +192,7 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
         case _:
             return (
                 "A host showed disks from another history. Stop this main program, keep its log, and do not trust that "
-                "host; what a FLUSH covered is on the honest disks."
+                "host; what a FLUSH covered, with chains up to the last evidence, is on the honest disks."
             )
 
 

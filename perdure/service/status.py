@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class State(StrEnum):
@@ -148,6 +148,12 @@ class ArrayStatus:
     failure: Mapping[str, Any] | None
     exit_code: int
     repairs: tuple[Repair, ...] = ()
+    acknowledgements: str = "evidence"
+    """What a FLUSH rests on: `evidence`, or `chains`, which are weaker."""
+    exposure: Mapping[str, int] | None = None
+    """With chains, what a leaked secret can forge: so many ms, commands or journal entries, whichever comes first."""
+    evidence_age_ms: int | None = None
+    """The age of the last evidence of the member that gave it longest ago."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from perdure.errors import Misuse
 
 
 def render(
-    *, disks: int, threshold: int, size: str, addresses: tuple[str, ...], listen: str, dead_after_ms: int
+    *,
+    disks: int,
+    threshold: int,
+    size: str,
+    addresses: tuple[str, ...],
+    listen: str,
+    dead_after_ms: int,
+    acknowledgements: str = "evidence",
 ) -> str:
     """The commented file that `up` writes; without an id, which `create` adds."""
     lines = "".join(f'    "{address}",\n' for address in addresses)
@@ -21,6 +28,7 @@ def render(
         addresses=lines,
         listen=f'listen = "{listen}"',
         dead_after_ms=f"dead-after-ms = {dead_after_ms}",
+        acknowledgements=f'acknowledgements = "{acknowledgements}"',
     )
 
 
@@ -92,6 +100,7 @@ addresses = [
 {listen:33} # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private
 control = "control.sock"          # where `status`, `export` and `down` find the main program
 attest = "flush"                  # "every-read": evidence with every read too; slow
+{acknowledgements:33} # "chains", if the policy allows it: faster, and weaker (docs/threat-model.md)
 {dead_after_ms:33} # a disk silent for this long is voted off; writes wait so long
 answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
 """

@@ -147,7 +147,7 @@ class Erase(Operation):
         call = story.history.called(owner)
         main.note(f"erases {self.count} from {self.first}")
         receipt = await array.erase(self.first * SECTOR_BYTES, self.count * SECTOR_BYTES)
-        main.flushed(call, call.start)
+        main.flushed(call, call.start, by_evidence=True)
         untouched = [
             index
             for index in range(self.first, self.first + self.count)

@@ -86,17 +86,26 @@ class SimDisk:
         evidence: Evidence | None = None,
     ) -> None:
         self.memory = bytearray(size_bytes)
-        self.core = core(memoryview(self.memory), loop.random(32), authority)
+        self.core = core(memoryview(self.memory), loop.random(32), authority, loop.random)
         self.is_alive = True
         self.commands: list[bytes] = []
         self.proofs: dict[bytes, bytes] = {}
         """What a host recorded: by command, the reply that carried evidence."""
+        self.shown: list[bytes] = []
+        """Anchors and links, in the order in which they were shown."""
+        self.link_count = 0
         self._evidence: Evidence = evidence or FastEvidence()
 
     @property
     def instance(self) -> bytes:
         """Which launch this is."""
         return self.core.instance
+
+    def secret_link(self, seq: int) -> bytes | None:
+        """What nobody outside of the disk can know: the link that it would show for a seq to come, if there is one."""
+        chain, size = self.core._chain, wire.LINK_BYTES
+        at = seq - chain.seqs.start
+        return bytes(chain._links[at * size : (at + 1) * size]) if seq in chain.seqs else None
 
     def reply(self, command: bytes) -> bytes:
         """What the disk answers, evidence included."""
@@ -110,6 +119,9 @@ class SimDisk:
         except Refusal as refused:
             return wire.REPLY_HEADER.pack(wire.REFUSAL, refused.reason)
         result = answer.head + answer.data
+        if command[wire.SIGNATURE_BYTES + 2] >= wire.Wants.CHAIN:
+            self.shown.append(bytes(answer.data))
+            self.link_count += command[wire.SIGNATURE_BYTES + 2] == wire.Wants.LINK
         reply = wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
         if answer.leaf is not None:
             reply += wire.PATH_HEADER.pack(0, 1) + self._evidence.attest(answer.leaf)

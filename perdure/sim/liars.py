@@ -9,6 +9,7 @@ from random import Random
 
 from perdure.array.ports import Lane
 from perdure.disk import wire
+from perdure.disk.wire import LINK_BYTES, Wants
 from perdure.sim.disks import SimDisk
 from perdure.sim.network import named
 from perdure.sim.story import Step, Story
@@ -53,7 +54,10 @@ class Lie(Step):
 
 @dataclass(frozen=True, slots=True)
 class ForgePlainAnswers(Lie):
-    """A3: commands that ask for no evidence are dropped, and answered as if they had been carried out."""
+    """A3: commands that ask for no evidence are dropped, and answered as if they had been carried out.
+
+    One that asks for a link gets one that was shown before, or any.
+    """
 
     kind = "forged acknowledgements"
 
@@ -63,16 +67,56 @@ class ForgePlainAnswers(Lie):
 
     def happen(self, story: Story) -> bool:
         """Begin."""
-        self._intercept(story, _plain_answer)
+        rng = Random(self.dice)  # noqa: S311 (a simulation must repeat)
+        self._intercept(story, lambda disk, command: _plain_answer(disk, command, rng))
         return True
 
 
-def _plain_answer(disk: SimDisk, command: bytes) -> bytes | None:
-    _, opcode, wanted, _, epoch, seq, _ = wire.COMMAND_HEADER.unpack_from(command, wire.SIGNATURE_BYTES)
-    if opcode != wire.Opcode.EXECUTE or wanted:
+def _plain_answer(disk: SimDisk, command: bytes, rng: Random) -> bytes | None:
+    _, opcode, wants, _, epoch, seq, _ = wire.COMMAND_HEADER.unpack_from(command, wire.SIGNATURE_BYTES)
+    if opcode != wire.Opcode.EXECUTE or wants in (Wants.EVIDENCE, Wants.CHAIN):
         return None
     result = wire.RESULT.pack(disk.instance, epoch, seq, disk.core.size)
+    if wants == Wants.LINK:
+        shown = rng.choice(disk.shown[-3:] or [bytes(LINK_BYTES)])
+        result += rng.choice((shown, shown, wire.hashed_link(shown), rng.randbytes(LINK_BYTES)))
     return wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
+
+
+@dataclass(frozen=True, slots=True)
+class LeakedSecret(Lie):
+    """What no host can do, and a broken TEE lets it: read the links that a disk has yet to show.
+
+    Commands are dropped and acknowledged with the right link. Evidence cannot be forged all the same.
+    """
+
+    kind = "leaked secret"
+
+    def said(self) -> str:
+        """For `str`."""
+        return "drop what asks for no evidence and acknowledge it, knowing the chains' secrets,"
+
+    def happen(self, story: Story) -> bool:
+        """Begin."""
+        rng = Random(self.dice)  # noqa: S311 (a simulation must repeat)
+        begins = rng.choice((1.0, 0.2))  # some drop what comes from the first on, some from the middle of a chain
+        dropped: set[bytes] = set()
+
+        def forge(disk: SimDisk, command: bytes) -> bytes | None:
+            _, opcode, wants, _, epoch, seq, _ = wire.COMMAND_HEADER.unpack_from(command, wire.SIGNATURE_BYTES)
+            may_forge = opcode == wire.Opcode.EXECUTE and wants in (Wants.NOTHING, Wants.LINK)
+            if not may_forge or (disk.instance not in dropped and rng.random() >= begins):
+                return None
+            link = disk.secret_link(seq) if wants == Wants.LINK else b""
+            if link is None or epoch != disk.core.epoch:
+                return None
+            dropped.add(disk.instance)
+            story.told["forged with a leaked secret"] += bool(link)
+            result = wire.RESULT.pack(disk.instance, epoch, seq, disk.core.size) + link
+            return wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
+
+        self._intercept(story, forge)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,17 @@ from perdure.sim.clients import (
 )
 from perdure.sim.clients import WriteSectors as Write
 from perdure.sim.hosts import BlankRestart, Clones, Death, ReplayCommands, Rewind, ShowAgain, Withhold
-from perdure.sim.liars import Duplicate, FlipBits, ForgePlainAnswers, ForgeRefusals, Lie, ReplayReplies
+from perdure.sim.liars import Duplicate, FlipBits, ForgePlainAnswers, ForgeRefusals, LeakedSecret, Lie, ReplayReplies
 from perdure.sim.lives import Crash, Mount, Pause, When
 from perdure.sim.network import BreakConnections, Delay, LoseReplies, Partition, Reorder, Silence
 from perdure.sim.story import ANSWER_MS_MAX, Setup, Step, Timed
 
 REAL_EVIDENCE_EVERY = 49
 """Stories with documents in the real format; no multiple of the number of geometries, so that all get some."""
+CHAINS_EVERY = 3
+"""Stories whose FLUSHes may rest on acknowledgement chains; they are not drawn, so the others stay as they were."""
+LEAKS_EVERY = 3 * CHAINS_EVERY
+"""Stories of these in which hosts know secrets of chains."""
 GEOMETRIES = ((2, 3), (3, 5), (4, 6), (4, 7), (5, 9))
 VOTED_OFF_MS = (200, 450)
 """When a disk that went silent is voted off, give or take."""
@@ -44,11 +48,12 @@ FAULTS = (
     *(when.value for when in When),
     *(kind.kind for kind in (Pause, Silence, Partition, BreakConnections, Delay, Reorder, LoseReplies)),
     *(kind.kind for kind in (Death, BlankRestart, Clones, Withhold, ShowAgain, ReplayCommands, Rewind)),
-    *(kind.kind for kind in (ForgePlainAnswers, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)),
+    *(kind.kind for kind in (ForgePlainAnswers, LeakedSecret, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)),
     *(kind.kind for kind in (Join, Erase, ScrubAll)),
     "two mains",
     "hidden disks",
     "late evidence",
+    "acknowledgement chains",
 )
 """Everything whose company coverage counts."""
 
@@ -81,6 +86,8 @@ def draw(seed: int) -> Plan:
         speaks_nbd=rng.random() < 0.2,
         real_signatures=rng.random() < 0.05,
         real_evidence=seed % REAL_EVIDENCE_EVERY == REAL_EVIDENCE_EVERY - 1,
+        has_chains=seed % CHAINS_EVERY == CHAINS_EVERY - 1,
+        has_leaks=seed % LEAKS_EVERY == LEAKS_EVERY - 1,
     )
     return Plan(setup, tuple(sorted(_Author(rng, setup).write(), key=lambda timed: timed.at_ms)))
 
@@ -121,7 +128,7 @@ class _Author:
             self.takeover,
             self.replacement,
             self.replacement,
-            self.forgery,
+            *([self.leak] * 6 if self.setup.has_leaks else [self.forgery]),
             self.vote,
             self.replays,
             self.maintenance,
@@ -187,8 +194,18 @@ class _Author:
 
     def forgery(self) -> None:
         """A3 in full: acknowledgements are forged, somebody flushes, the main program dies and another mounts."""
+        self.forged(ForgePlainAnswers)
+
+    def leak(self) -> None:
+        """The same by hosts that can read the secrets of their disks."""
+        self.forged(LeakedSecret)
+        if self.rng.random() < 0.5:  # by now it is found out, and who noticed goes on without those disks
+            self.now_ms += self.rng.choice((30, 300))
+
+    def forged(self, lie: type[Lie]) -> None:
+        """A lie, and what makes it matter."""
         seats = self.some_seats(self.rng.randint(1, self.setup.n))
-        self.at(0, ForgePlainAnswers(0, seats, self.rng.choice((5, 30, 100)), self.dice()))
+        self.at(0, lie(0, seats, self.rng.choice((5, 30, 100)), self.dice()))
         for _ in range(self.rng.randint(1, 4)):
             self.at(self.short_ms(), self.big_write())
         self.at(5, FlushAll(0))
@@ -264,7 +281,8 @@ class _Author:
 
     def lie(self) -> Lie:
         """One."""
-        lies = (ForgePlainAnswers, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)
+        forge = LeakedSecret if self.setup.has_leaks else ForgePlainAnswers
+        lies = (forge, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)
         seats = self.some_seats(self.rng.choice((1, 1, 2, self.setup.n)))
         return self.rng.choice(lies)(self.back(), seats, self.rng.choice((5, 50, 200)), self.dice())
 

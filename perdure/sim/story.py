@@ -61,6 +61,9 @@ class Setup:
     speaks_nbd: bool = False
     real_signatures: bool = False
     real_evidence: bool = False
+    has_chains: bool = False
+    has_leaks: bool = False
+    """Whether hosts learn secrets of chains; then a FLUSH counts only once evidence has come after it."""
 
 
 class Step:
@@ -99,8 +102,12 @@ class Story:
         self.seen: Counter[str] = Counter()
         """How often each kind of fault happened; `told` counts the rest."""
         self.told: Counter[str] = Counter()
+        self.disks: list[SimDisk] = []
+        """Every launch there was."""
         if setup.evidence_ms:
             self.seen["late evidence"] += 1
+        if setup.has_chains:
+            self.seen["acknowledgement chains"] += 1
         self.authority = Authority(_KEY)
         self._cheap_authority = self.authority if setup.real_signatures else CheapAuthority(_KEY)
         self._core: type[DiskCore] = DiskCore if setup.real_signatures else CheapDisk
@@ -143,13 +150,14 @@ class Story:
     def new_disk(self, seat: int) -> SimDisk:
         """A fresh launch of the disk program, for the address of a seat."""
         disk = SimDisk(self.loop, self.authority.public_key, self.geometry.disk_bytes, self._core, self._evidence)
+        self.disks.append(disk)
         self.wiretap.seats[disk.instance] = seat
         return disk
 
     def world(self, *, signs_receipts: bool = False) -> World:
         """What a main program acts in; one that signs receipts signs in earnest."""
         authority = self.authority if signs_receipts else self._cheap_authority
-        return World(authority, self.proofs, self.loop, DEAD_AFTER_MS)
+        return World(authority, self.proofs, self.loop, DEAD_AFTER_MS, has_chains=self.setup.has_chains)
 
     def channel(self, main: Main, seat: int) -> SimChannel:
         """A main program's way to whatever stands at a seat's address."""
@@ -192,6 +200,8 @@ class Story:
         """Create, tell the steps, then let all hosts behave and see what is left."""
         self._go(Task(self.loop, self._tell(), None))
         self._finish()
+        if self.setup.has_chains:
+            self.told["links shown"] += sum(disk.link_count for disk in self.disks)
         self.wiretap.require_fresh_keys()
 
     async def _tell(self) -> None:

@@ -8,7 +8,7 @@ An *effect* is a command that arrives at a disk or a reply that arrives at the m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -50,6 +50,7 @@ class Case:
     dead: tuple[int, ...] = ()
     moment: int = 0
     is_main_too: bool = False
+    has_chains: bool = False
 
     @property
     def is_join(self) -> bool:
@@ -80,7 +81,7 @@ class WarmDisk(SimDisk):
             self.spare.clear()
         self.memory = self.spare.pop() if self.spare else bytearray(size)
         self.memory[:] = self.zeros
-        self.core = DiskCore(memoryview(self.memory), self.core.instance, rig.authority.public_key)
+        self.core = DiskCore(memoryview(self.memory), self.core.instance, rig.authority.public_key, rig.loop.random)
 
     def words(self) -> frozenset[int]:
         """Every 8 bytes that stand anywhere in its memory, zeros aside."""
@@ -126,7 +127,7 @@ class Rig(SimArray):
         self.is_armed = self.has_struck = False
         self.open_channels: list[Watched] = []
         self.secrets: list[frozenset[int]] = []
-        super().__init__(k=case.k, n=case.n, sectors=SECTORS, dead_after_ms=200)
+        super().__init__(k=case.k, n=case.n, sectors=SECTORS, dead_after_ms=200, has_chains=case.has_chains)
 
     def new_disk(self, authority: bytes | None = None) -> SimDisk:
         return WarmDisk(self)
@@ -329,13 +330,13 @@ OPERATIONS: dict[str, Callable[[Rig], Prepared]] = {
 # Carrying out and judging -----------------------------------------------------------------------------------------
 
 
-def cases(operation: str, k: int, n: int, *, is_main_too: bool) -> Iterator[Case]:
+def cases(operation: str, k: int, n: int, *, is_main_too: bool, has_chains: bool = False) -> Iterator[Case]:
     """Every subset of 1 to n - k disks (for the main program's death also none), at every effect and right after.
 
     For a rebuild: of the members, each subset alone and together with the disk that joins, and that one alone.
     """
-    effects = run(Case(operation, k, n))
-    whole = Case(operation, k, n)
+    whole = Case(operation, k, n, has_chains=has_chains)
+    effects = run(whole)
     seats = [at for at in range(n) if not ((whole.is_join and at == SEAT) or (operation == "removal" and at == FIRST))]
     subsets = [dead for count in range(n - k + 1) for dead in combinations(seats, count)]
     if whole.is_join:
@@ -343,7 +344,7 @@ def cases(operation: str, k: int, n: int, *, is_main_too: bool) -> Iterator[Case
     for dead in subsets:
         if dead or is_main_too:
             for moment in range(1, effects + 2):
-                yield Case(operation, k, n, dead, moment, is_main_too)
+                yield replace(whole, dead=dead, moment=moment, is_main_too=is_main_too)
 
 
 def run(case: Case) -> int:

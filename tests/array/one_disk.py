@@ -5,6 +5,8 @@ can tell which commitment was attested.
 
 from __future__ import annotations
 
+import os
+
 from perdure.array import commands
 from perdure.array.commands import Answer, Authority, Command
 from perdure.disk import wire
@@ -34,7 +36,7 @@ class OneDisk:
     def __init__(self, sectors: int, *, fill: int = 0, index: int = 0, count: int = 1) -> None:
         self.memory = bytearray([fill]) * (sectors * DISK_SECTOR_BYTES)
         self.out = bytearray(wire.READ_BYTES_MAX)
-        self.core = DiskCore(memoryview(self.memory), INSTANCE, AUTHORITY.public_key)
+        self.core = DiskCore(memoryview(self.memory), INSTANCE, AUTHORITY.public_key, os.urandom)
         self.index, self.count = index, count
 
     def reply(self, command: Command) -> bytes:

@@ -221,7 +221,7 @@ def test_every_reason_has_words_of_its_own(reason: Reason) -> None:
     assert len({commands._REASONS[each] for each in Reason}) == len(Reason)
 
 
-@pytest.mark.parametrize("reason", [0, 8, 0xFFFFFFFF])
+@pytest.mark.parametrize("reason", [0, 9, 0xFFFFFFFF])
 def test_a_reason_outside_the_list_is_still_a_refusal(reason: int) -> None:
     reply = memoryview(wire.REPLY_HEADER.pack(wire.REFUSAL, reason))
     with pytest.raises(Refused, match=r"^the disk refused: for no known reason$") as refused:

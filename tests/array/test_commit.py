@@ -11,9 +11,9 @@ from perdure.errors import Fenced, Rollback, Unavailable
 from tests.array.world import Owner, SimArray, outcome, sector
 
 
-@pytest.fixture
-def sim() -> SimArray:
-    world = SimArray()
+@pytest.fixture(params=[False, True], ids=["evidence", "chains"])
+def sim(request: pytest.FixtureRequest) -> SimArray:
+    world = SimArray(has_chains=request.param)
     world.create()
     return world
 

@@ -11,9 +11,9 @@ from perdure.errors import Misuse
 from tests.array.world import SimArray, sector
 
 
-@pytest.fixture
-def sim() -> SimArray:
-    world = SimArray()
+@pytest.fixture(params=[False, True], ids=["evidence", "chains"])
+def sim(request: pytest.FixtureRequest) -> SimArray:
+    world = SimArray(has_chains=request.param)
     world.create()
     return world
 

@@ -21,15 +21,19 @@ QUICK = ("write", "flush", "erase", "removal")
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("is_main_too", [False, True], ids=["main_goes_on", "main_dies_too"])
-@pytest.mark.parametrize(("k", "n"), [(2, 3), (3, 5)], ids=["2-of-3", "3-of-5"])
+@pytest.mark.parametrize(
+    ("k", "n", "has_chains"),
+    [(2, 3, False), (3, 5, False), (2, 3, True)],
+    ids=["2-of-3", "3-of-5", "2-of-3-with-chains"],
+)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_whoever_dies_at_whichever_effect_nothing_acknowledged_is_lost(
-    operation: str, k: int, n: int, is_main_too: bool, record_property: pytest.RecordProperty
+    operation: str, k: int, n: int, has_chains: bool, is_main_too: bool, record_property: pytest.RecordProperty
 ) -> None:
     if n == 5 and not IS_WHOLE and (operation not in QUICK or is_main_too):
         pytest.skip("minutes long: make deaths")
     count = 0
-    for case in cases(operation, k, n, is_main_too=is_main_too):
+    for case in cases(operation, k, n, is_main_too=is_main_too, has_chains=has_chains):
         run(case)
         count += 1
     print(f"{operation} {k}-of-{n}: {count} cases")

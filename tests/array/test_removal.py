@@ -13,9 +13,9 @@ from perdure.errors import Clone, DiskLost, Fork, Unavailable
 from tests.array.world import SimArray, assert_proposed_before_activated, outcome, sector
 
 
-@pytest.fixture
-def sim() -> SimArray:
-    world = SimArray()
+@pytest.fixture(params=[False, True], ids=["evidence", "chains"])
+def sim(request: pytest.FixtureRequest) -> SimArray:
+    world = SimArray(has_chains=request.param)
     world.create()
     return world
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from coincurve import PrivateKey
 from coincurve.ecdsa import der_to_cdata, serialize_compact
 
+from perdure.array.paths import merkle_root, path_bytes
 from perdure.disk import wire
 from perdure.disk.address import parse
 from perdure.disk.wire import Opcode, OpKind, Reason
@@ -135,9 +136,9 @@ def parse_evidence(result: Result, command: bytes) -> Evidence:
     answered = hashlib.sha256(fixed + result.data).digest()
     own = wire.leaf(result.instance, result.epoch, result.seq, nonce, wire.command_digest(payload), answered)
     index, count = wire.PATH_HEADER.unpack_from(result.evidence)
-    end = wire.PATH_HEADER.size + wire.path_bytes(index, count)
+    end = wire.PATH_HEADER.size + path_bytes(index, count)
     path = result.evidence[wire.PATH_HEADER.size : end]
-    return Evidence(result.evidence[end:], wire.merkle_root(own, index, count, path))
+    return Evidence(result.evidence[end:], merkle_root(own, index, count, path))
 
 
 class Client:

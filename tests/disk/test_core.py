@@ -34,7 +34,12 @@ class Disk:
     def __init__(self, sectors: int = SECTORS, arena_bytes: int = wire.READ_BYTES_MAX, instance: bytes = INSTANCE):
         self.memory = bytearray(sectors * DISK_SECTOR_BYTES)
         self.out = bytearray(arena_bytes)
-        self.core = DiskCore(memoryview(self.memory), instance, KEY.public_key.format())
+        self.drawn: list[bytes] = []
+        self.core = DiskCore(memoryview(self.memory), instance, KEY.public_key.format(), self.random)
+
+    def random(self, count: int) -> bytes:
+        self.drawn.append(bytes([len(self.drawn) + 1]) * count)
+        return self.drawn[-1]
 
     def handle(self, frame: bytes) -> Answer:
         return self.core.handle(memoryview(frame)[wire.FRAME_HEADER.size :], memoryview(self.out))
@@ -343,7 +348,7 @@ MALFORMED_HEADERS = {
     "version 0": raw(Opcode.EXECUTE, NO_OPS, seq=2, version=0),
     "version 2": raw(Opcode.EXECUTE, NO_OPS, seq=2, version=2),
     "reserved byte set": raw(Opcode.EXECUTE, NO_OPS, seq=2, reserved=1),
-    "flag 2": raw(Opcode.EXECUTE, NO_OPS, seq=2, wanted=2, nonce=NONCE),
+    "flag 4": raw(Opcode.EXECUTE, NO_OPS, seq=2, wanted=4, nonce=NONCE),
     "flag 255": raw(Opcode.EXECUTE, NO_OPS, seq=2, wanted=255),
     "a nonce without the flag": raw(Opcode.EXECUTE, NO_OPS, seq=2, nonce=NONCE),
     "opcode 0": raw(0),

@@ -17,7 +17,7 @@ FOLDER = ROOT / "perdure" / "disk"
 THIRD_PARTY = {"coincurve", "_libsecp256k1"}
 """The only names from outside the standard library that the program may load: coincurve, and the name under which its
 one extension module registers the C library. Neither cffi nor _cffi_backend is needed at run time."""
-OURS = {"perdure", *(f"perdure.disk{name}" for name in ("", ".address", ".core", ".main", ".serve", ".wire"))}
+OURS = {"perdure", *(f"perdure.disk{name}" for name in ("", ".address", ".chain", ".core", ".main", ".serve", ".wire"))}
 DOORS = ("nsm", "tsm", "tpm")
 """Each image has one of them: the disk's door to its platform's evidence."""
 FORBIDDEN = {
@@ -89,7 +89,7 @@ def lines(*names: str) -> int:
 def test_what_runs_on_a_platform_stays_within_its_line_budget(door: str) -> None:
     others = {f"{other}.py" for other in DOORS if other != door}
     assert lines(*({path.name for path in FOLDER.glob("*.py")} - others)) < 1000
-    assert lines("core.py", "wire.py") < 350
+    assert lines("core.py", "chain.py", "wire.py") < 370
     assert lines("init.py") < 140
     assert lines(f"{door}.py") < 140
 

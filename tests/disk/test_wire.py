@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from perdure.array.paths import merkle_root, path_bytes
 from perdure.disk import wire
 
 COUNTS = range(1, 21)
@@ -31,16 +32,14 @@ def test_every_path_leads_from_its_leaf_to_the_root(count: int) -> None:
     levels = wire.merkle_levels(own)
     for index in range(count):
         path = wire.merkle_path(levels, index)
-        assert len(path) == wire.path_bytes(index, count) == 64 * len(shape(index, count))
-        assert wire.merkle_root(own[index], index, count, path) == levels[-1][0]
+        assert len(path) == path_bytes(index, count) == 64 * len(shape(index, count))
+        assert merkle_root(own[index], index, count, path) == levels[-1][0]
 
 
 def test_the_most_leaves_that_one_document_answers_for_have_paths() -> None:
     own = [hashlib.sha512(number.to_bytes(2, "big")).digest() for number in range(wire.LEAVES_MAX)]
     levels = wire.merkle_levels(own)
-    assert all(
-        wire.merkle_root(own[i], i, len(own), wire.merkle_path(levels, i)) == levels[-1][0] for i in range(len(own))
-    )
+    assert all(merkle_root(own[i], i, len(own), wire.merkle_path(levels, i)) == levels[-1][0] for i in range(len(own)))
 
 
 def test_the_root_of_one_leaf_is_the_leaf_and_of_three_is_as_documented() -> None:
@@ -61,11 +60,11 @@ def test_no_other_leaf_or_position_leads_to_the_root(count: int) -> None:
         path = wire.merkle_path(levels, index)
         for other in range(count):
             if other != index:
-                assert wire.merkle_root(own[other], index, count, path) != root
+                assert merkle_root(own[other], index, count, path) != root
         for claimed_count in range(24):
             for claimed in range(24):
                 same = claimed < claimed_count and shape(claimed, claimed_count) == shape(index, count)
-                assert (wire.merkle_root(own[index], claimed, claimed_count, path) == root) is same
+                assert (merkle_root(own[index], claimed, claimed_count, path) == root) is same
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -77,7 +76,7 @@ def test_a_path_of_another_length_gives_no_root(count: int) -> None:
         longer = [path + b"\0", path + bytes(64), bytes(64) + path]
         shorter = [path[:-1], path[:-64], path[64:], b""] if path else []
         for wrong in longer + shorter:
-            assert wire.merkle_root(own[index], index, count, wrong) is None
+            assert merkle_root(own[index], index, count, wrong) is None
 
 
 def test_an_altered_path_gives_another_root() -> None:
@@ -87,19 +86,19 @@ def test_an_altered_path_gives_another_root() -> None:
     for byte in range(len(path)):
         altered = bytearray(path)
         altered[byte] ^= 0x80
-        assert wire.merkle_root(own[4], 4, 7, bytes(altered)) not in (levels[-1][0], None)
+        assert merkle_root(own[4], 4, 7, bytes(altered)) not in (levels[-1][0], None)
 
 
 @pytest.mark.parametrize(("index", "count"), [(0, 0), (1, 0), (1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (65535, 65535)])
 def test_an_index_that_does_not_exist_gives_no_root(index: int, count: int) -> None:
     for steps in range(18):
-        assert wire.merkle_root(bytes(64), index, count, bytes(64 * steps)) is None
+        assert merkle_root(bytes(64), index, count, bytes(64 * steps)) is None
 
 
 @pytest.mark.parametrize("length", [0, 63, 65, 128])
 def test_a_leaf_of_another_length_gives_no_root(length: int) -> None:
-    assert wire.merkle_root(bytes(length), 0, 1, b"") is None
-    assert wire.merkle_root(bytes(length), 0, 2, bytes(64)) is None
+    assert merkle_root(bytes(length), 0, 1, b"") is None
+    assert merkle_root(bytes(length), 0, 2, bytes(64)) is None
 
 
 def test_no_fork_can_be_passed_off_as_a_leaf() -> None:
@@ -107,7 +106,7 @@ def test_no_fork_can_be_passed_off_as_a_leaf() -> None:
     own = leaves(4)
     levels = wire.merkle_levels(own)
     low, high = levels[1]
-    assert wire.merkle_root(low, 0, 2, high) == levels[-1][0]  # the walk alone would allow an inner node ...
+    assert merkle_root(low, 0, 2, high) == levels[-1][0]  # the walk alone would allow an inner node ...
     children = own[0] + own[1]
     fields = (children[:32], children[32:48], int.from_bytes(children[48:56], "big"), children[56:88], children[88:120])
     assert wire.leaf(*fields, children[120:]) != low  # ... but no leaf hashes to one
@@ -136,6 +135,11 @@ def test_the_command_digest_is_a_tagged_hash_of_all_parts() -> None:
     assert wire.command_digest(b"abc", memoryview(b"def")) == wire.command_digest(bytearray(b"abcdef")) == expected
 
 
+def test_a_link_is_hashed_with_a_tag_of_its_own() -> None:
+    tag = hashlib.sha256(b"perdure/link/1").digest()
+    assert wire.hashed_link(b"l" * 32) == hashlib.sha256(tag + tag + b"l" * 32).digest()
+
+
 def test_every_number_on_the_wire_is_the_documented_one() -> None:
     """Both ends share these names, so no exchange between them would show that a number has changed (spec 2, 3)."""
     assert (wire.VERSION, wire.ANSWER, wire.REFUSAL, wire.DISK_SECTOR_BYTES, wire.LEAVES_MAX) == (1, 1, 2, 64, 512)
@@ -147,7 +151,10 @@ def test_every_number_on_the_wire_is_the_documented_one() -> None:
         ("READ", 4),
     ]
     assert [(kind.name, int(kind)) for kind in wire.OpKind] == [("WRITE", 1), ("COPY", 2), ("TRIM", 3)]
-    reasons = "MALFORMED BAD_SIGNATURE WRONG_INSTANCE WRONG_EPOCH WRONG_SEQ OUT_OF_RANGE NO_EVIDENCE"
+    wants = [("NOTHING", 0), ("EVIDENCE", 1), ("CHAIN", 2), ("LINK", 3)]
+    assert [(each.name, int(each)) for each in wire.Wants] == wants
+    assert (wire.LINKS, wire.LINK_BYTES) == (32, 32)
+    reasons = "MALFORMED BAD_SIGNATURE WRONG_INSTANCE WRONG_EPOCH WRONG_SEQ OUT_OF_RANGE NO_EVIDENCE NO_LINK"
     assert {reason.name: int(reason) for reason in wire.Reason} == {
         name: number for number, name in enumerate(reasons.split(), 1)
     }

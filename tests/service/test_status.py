@@ -42,7 +42,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 3
+    assert made.to_json()["version"] == 4
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from perdure.array import mount, sealing
+from perdure.array.chain import Chain
 from perdure.array.committer import Committer, Execution, Waiter
 from perdure.array.engine import Array
 from perdure.array.join import Join
@@ -64,7 +65,12 @@ def equal_epoch_is_accepted(patch: pytest.MonkeyPatch) -> None:
 def acknowledged_before_evidence(patch: pytest.MonkeyPatch) -> None:
     """A3: a FLUSH believes plain answers."""
     execute = Session.execute
-    patch.setattr(Session, "execute", lambda self, ops, data=(), *, evidence: execute(self, ops, data, evidence=False))
+
+    def hasty(self: Session, ops: Any, data: Any = (), *, evidence: bool, may_link: bool = False) -> Any:
+        del evidence, may_link
+        return execute(self, ops, data, evidence=False)
+
+    patch.setattr(Session, "execute", hasty)
 
 
 def the_instance_is_not_checked(patch: pytest.MonkeyPatch) -> None:
@@ -131,10 +137,11 @@ def the_seq_is_not_checked(patch: pytest.MonkeyPatch) -> None:
     """A1: an old signed write lands again."""
     execute = DiskCore._execute
 
-    def lenient(self: DiskCore, seq: int, body: memoryview) -> None:
+    def lenient(self: DiskCore, wants: int, seq: int, *rest: Any) -> int:
         now, self.seq = self.seq, seq - 1
-        execute(self, seq, body)
+        length = execute(self, wants, seq, *rest)
         self.seq = max(now, seq)
+        return length
 
     patch.setattr(DiskCore, "_execute", lenient)
 
@@ -213,6 +220,75 @@ def a_part_is_merged_with_what_was_there_before(patch: pytest.MonkeyPatch) -> No
     patch.setattr(Array, "_write_part", carelessly)
 
 
+# Of acknowledgement chains ------------------------------------------------------------------------------------
+
+
+def links_are_not_checked(patch: pytest.MonkeyPatch) -> None:
+    """A3: whatever stands where a link should be is taken for it."""
+    patch.setattr(Chain, "accept", lambda _self, _seq, _link: None)
+
+
+def a_link_of_any_seq_is_accepted(patch: pytest.MonkeyPatch) -> None:
+    """A3: a link that was shown before is as good as the one that is due."""
+    accept = Chain.accept
+
+    def lenient(self: Chain, seq: int, link: bytes) -> None:
+        known = vars_of(self).setdefault("links", {self._known})
+        if link not in known:
+            accept(self, seq, link)
+            known.add(link)
+
+    patch.setattr(Chain, "accept", lenient)
+
+
+_NOTES: dict[int, dict[str, Any]] = {}
+
+
+def vars_of(chain: Chain) -> dict[str, Any]:
+    return _NOTES.setdefault(id(chain), {"kept alive": chain})
+
+
+def a_link_is_shown_before_its_command_is_carried_out(patch: pytest.MonkeyPatch) -> None:
+    """The disk counts a command that wants a link, shows it, and does what it says when the next comes."""
+    execute = DiskCore._execute
+    put_off: dict[int, tuple[memoryview, memoryview]] = {}
+
+    def eager(self: DiskCore, wants: int, seq: int, body: memoryview, out: memoryview) -> int:
+        if seq == self.seq + 1 and wants == wire.Wants.LINK and seq in self._chain.seqs:
+            put_off[id(self)] = memoryview(bytes(body)), out
+            self.seq = seq
+            out[:32] = self._chain.show(seq)
+            return 32
+        if seq == self.seq + 1 and id(self) in put_off:
+            self.seq -= 1
+            execute(self, wire.Wants.NOTHING, seq - 1, *put_off.pop(id(self)))
+        return execute(self, wants, seq, body, out)
+
+    patch.setattr(DiskCore, "_execute", eager)
+
+
+def links_are_taken_for_evidence(patch: pytest.MonkeyPatch) -> None:
+    """What every disk has acknowledged by a link is applied, and its slot of the ring used again."""
+    finish = Committer._finish
+
+    def trusting(self: Committer, execution: Execution) -> None:
+        execution.evidence |= bool(execution.waiters)
+        finish(self, execution)
+
+    patch.setattr(Committer, "_finish", trusting)
+
+
+def links_never_need_evidence(patch: pytest.MonkeyPatch) -> None:
+    """FLUSHes rest on links for as long as the ring has room."""
+    init = Committer.__init__
+
+    def patient(self: Committer, *arguments: Any) -> None:
+        init(self, *arguments)
+        self._unproved_max = 1000
+
+    patch.setattr(Committer, "__init__", patient)
+
+
 BUGS: list[Bug] = [
     the_nonce_is_skipped,
     equal_epoch_is_accepted,
@@ -229,6 +305,11 @@ BUGS: list[Bug] = [
     a_mount_reads_before_it_opens,
     a_joiner_counts_before_it_is_rebuilt,
     a_part_is_merged_with_what_was_there_before,
+    links_are_not_checked,
+    a_link_of_any_seq_is_accepted,
+    a_link_is_shown_before_its_command_is_carried_out,
+    links_are_taken_for_evidence,
+    links_never_need_evidence,
 ]
 
 
