@@ -12,6 +12,7 @@ for. What each check is for (docs/spec.md, section 3, and docs/threat-model.md):
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from perdure.disk.chain import Chain
 from perdure.disk.wire import DISK_SECTOR_BYTES, LINK_BYTES, Opcode, OpKind, Reason, Wants
 
 _ZEROS = memoryview(bytes(1 << 16))
+_WRITE, _COPY, _TRIM = map(int, OpKind)  # there are hundreds of operations in a command: plain numbers compare faster
 
 
 class Answer(NamedTuple):
@@ -76,15 +78,18 @@ class DiskCore:
             raise Refusal(Reason.MALFORMED)
         length = self._carry_out(opcode, wants, instance, epoch, seq, body, out)
         head = wire.RESULT.pack(self.instance, self.epoch, self.seq, self.size)
-        return self._answer(head, out[:length], nonce if attested else None, digest)
+        if not attested:
+            return Answer(head, out[:length], None)
+        result = hashlib.sha256(head)
+        result.update(out[:length])
+        leaf = wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest())
+        return Answer(head, out[:length], leaf)
 
     def _check_signature(self, signature: bytes, digest: bytes) -> None:
-        try:
-            good = self._authority.verify(cdata_to_der(deserialize_compact(signature)), digest, None)
-        except ValueError:
-            good = False
-        if not good:
-            raise Refusal(Reason.BAD_SIGNATURE)
+        with contextlib.suppress(ValueError):  # of a signature that is none
+            if self._authority.verify(cdata_to_der(deserialize_compact(signature)), digest, None):
+                return
+        raise Refusal(Reason.BAD_SIGNATURE)
 
     def _carry_out(
         self, opcode: int, wants: int, instance: bytes, epoch: bytes, seq: int, body: memoryview, out: memoryview
@@ -97,7 +102,12 @@ class DiskCore:
         if instance != self.instance:
             raise Refusal(Reason.WRONG_INSTANCE)
         if opcode == Opcode.OPEN:
-            self._open(epoch, malformed=bool(body) or not wants or bool(seq))
+            if body or not wants or seq:
+                raise Refusal(Reason.MALFORMED)
+            if epoch <= self.epoch:
+                raise Refusal(Reason.WRONG_EPOCH)
+            self._chain.drop()
+            self.epoch, self.seq = epoch, 0
             return 0
         if epoch != self.epoch or epoch == wire.NO_EPOCH:
             raise Refusal(Reason.WRONG_EPOCH)
@@ -107,14 +117,6 @@ class DiskCore:
             return self._read(body, out)
         raise Refusal(Reason.MALFORMED)
 
-    def _open(self, epoch: bytes, *, malformed: bool) -> None:
-        if malformed:
-            raise Refusal(Reason.MALFORMED)
-        if epoch <= self.epoch:
-            raise Refusal(Reason.WRONG_EPOCH)
-        self._chain.drop()
-        self.epoch, self.seq = epoch, 0
-
     def _execute(self, wants: int, seq: int, body: memoryview, out: memoryview) -> int:
         if seq != self.seq + 1:
             raise Refusal(Reason.WRONG_SEQ)
@@ -122,35 +124,39 @@ class DiskCore:
             raise Refusal(Reason.NO_LINK)
         records, data = self._split(body, wire.OP.size)
         ops = list(wire.OP.iter_unpack(records))
-        written = sum(self._check_op(*op) for op in ops)
-        if written * DISK_SECTOR_BYTES != len(data):
+        if self._check(ops) * DISK_SECTOR_BYTES != len(data):
             raise Refusal(Reason.MALFORMED)
-        for kind, target, count, source in ops:
-            data = self._apply(kind, target * DISK_SECTOR_BYTES, count * DISK_SECTOR_BYTES, source, data)
+        self._apply(ops, data)
         self.seq = seq
         if wants < Wants.CHAIN:
             return 0
         out[:LINK_BYTES] = self._chain.renew(seq) if wants == Wants.CHAIN else self._chain.show(seq)
         return LINK_BYTES
 
-    def _check_op(self, kind: int, target: int, count: int, source: int) -> int:
-        """How many sectors of data the operation takes from the command."""
-        if not OpKind.WRITE <= kind <= OpKind.TRIM or not count or (source and kind != OpKind.COPY):
-            raise Refusal(Reason.MALFORMED)
-        if target + count > self.size or source + count > self.size:
-            raise Refusal(Reason.OUT_OF_RANGE)
-        return count if kind == OpKind.WRITE else 0
+    def _check(self, ops: list[tuple[int, int, int, int]]) -> int:
+        """How many sectors of data the operations take from the command. Raises Refusal if one of them may not be."""
+        written, size = 0, self.size
+        for kind, target, count, source in ops:
+            if not _WRITE <= kind <= _TRIM or not count or (source and kind != _COPY):
+                raise Refusal(Reason.MALFORMED)
+            if target + count > size or source + count > size:
+                raise Refusal(Reason.OUT_OF_RANGE)
+            if kind == _WRITE:
+                written += count
+        return written
 
-    def _apply(self, kind: int, start: int, length: int, source: int, data: memoryview) -> memoryview:
-        if kind == OpKind.WRITE:
-            self.memory[start : start + length] = data[:length]
-            return data[length:]
-        if kind == OpKind.COPY:
-            begin = source * DISK_SECTOR_BYTES
-            self.memory[start : start + length] = self.memory[begin : begin + length]
-        else:
-            wipe(self.memory[start : start + length])
-        return data
+    def _apply(self, ops: list[tuple[int, int, int, int]], data: memoryview) -> None:
+        memory = self.memory
+        for kind, target, count, source in ops:
+            start, length = target * DISK_SECTOR_BYTES, count * DISK_SECTOR_BYTES
+            if kind == _COPY:
+                begin = source * DISK_SECTOR_BYTES
+                memory[start : start + length] = memory[begin : begin + length]
+            elif kind == _WRITE:
+                memory[start : start + length] = data[:length]
+                data = data[length:]
+            else:
+                wipe(memory[start : start + length])
 
     def _read(self, body: memoryview, out: memoryview) -> int:
         records, rest = self._split(body, wire.RUN.size)
@@ -177,10 +183,3 @@ class DiskCore:
         if len(body) < end:
             raise Refusal(Reason.MALFORMED)
         return body[wire.COUNT.size : end], body[end:]
-
-    def _answer(self, head: bytes, data: memoryview, nonce: bytes | None, digest: bytes) -> Answer:
-        if nonce is None:
-            return Answer(head, data, None)
-        result = hashlib.sha256(head)
-        result.update(data)
-        return Answer(head, data, wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest()))

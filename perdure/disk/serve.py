@@ -66,6 +66,7 @@ class Connection:
         self._used = 0
         self.replies: deque[Reply] = deque()
         self.behind = False
+        self.watched = 0  # the selector's events that are waited for
 
     def receive(self) -> None:
         """Take what the socket has. Raises OSError when the peer has gone."""
@@ -241,7 +242,7 @@ class Server:
         if len(self._connections) == CONNECTIONS_MAX:
             self._drop(min(self._connections.values(), key=lambda other: other.last_good))
         self._connections[peer.fileno()] = connection
-        self._selector.register(peer, selectors.EVENT_READ)
+        self._watch(connection, selectors.EVENT_READ)
 
     def _turn(self, connection: Connection, *, readable: bool) -> None:
         """Receive, carry out, send; drop a peer that left or broke the framing."""
@@ -258,13 +259,15 @@ class Server:
 
     def _watch(self, connection: Connection, events: int) -> None:
         """Wait for `events`; with none, until evidence comes or its turn, the connection is not watched at all."""
-        watched = connection.peer.fileno() in self._selector.get_map()
-        if events and watched:
-            self._selector.modify(connection.peer, events)
-        elif events:
+        if events == connection.watched:
+            return
+        if not connection.watched:
             self._selector.register(connection.peer, events)
-        elif watched:
+        elif events:
+            self._selector.modify(connection.peer, events)
+        else:
             self._selector.unregister(connection.peer)
+        connection.watched = events
 
     def _drop(self, connection: Connection) -> None:
         self._watch(connection, 0)
