@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-vm lint sim model sim-bugs deaths mutants soak bench lock clean
+.PHONY: help setup setup-dev tools up down test test-vm lint sim model sim-bugs deaths mutants soak bench bench-quick \
+	bench-tools lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +36,10 @@ install_lock() {
 	fi
 }
 endef
+
+# The same for what the benchmarks compare with. Debian starts some of them as services, which are not used.
+BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
+	/usr/lib/postgresql/*/bin/postgres:postgresql ss:iproute2
 
 # How apt-get may be run: by root, by sudo without a password, or not at all.
 define APT
@@ -95,23 +100,31 @@ up: setup ## Serve an array of simulated disks here; ARGS="--size 1G" adds optio
 down: setup ## Stop serving; ARGS=--destroy ends the disks too
 	@$(BIN)/perdure down $(ARGS)
 
-tools:
-	@$(APT)
-	there() { command -v "$$1" >/dev/null || [ -e "$$1" ]; }
-	missing() { for tool in $(TOOLS); do there "$${tool%%:*}" || echo "$$tool"; done; }
-	lacking=$$(missing)
-	if [ -n "$$lacking" ]; then
-		packages=$$(printf '%s\n' $$lacking | cut -d: -f2 | sort -u | tr '\n' ' ')
-		echo "installing the Debian packages that the system tests need: $$packages"
-		apt -qq update || true
-		for package in $$packages; do
-			apt -qq install -y --no-install-recommends "$$package" >/dev/null \
-				|| echo "not installed: $$package (not available, or this user may not)"
-		done
-	fi
-	for tool in $$(missing); do
-		echo "SKIPPED: the tests that need $${tool%%:*}, which is not here; apt install $${tool##*:} brings it"
+# Install the Debian packages of the list $(1) that are missing and that $(2) need; say which $(3) are skipped without.
+define INSTALL
+$(APT)
+there() { command -v "$$1" >/dev/null || compgen -G "$$1" >/dev/null; }
+missing() { for tool in $(1); do there "$${tool%%:*}" || echo "$$tool"; done; }
+lacking=$$(missing)
+if [ -n "$$lacking" ]; then
+	packages=$$(printf '%s\n' $$lacking | cut -d: -f2 | sort -u | tr '\n' ' ')
+	echo "installing the Debian packages that $(2) need: $$packages"
+	apt -qq update || true
+	for package in $$packages; do
+		apt -qq install -y --no-install-recommends "$$package" >/dev/null \
+			|| echo "not installed: $$package (not available, or this user may not)"
 	done
+fi
+for tool in $$(missing); do
+	echo "SKIPPED: the $(3) that need $${tool%%:*}, which is not here; apt install $${tool##*:} brings it"
+done
+endef
+
+tools:
+	@$(call INSTALL,$(TOOLS),the system tests,tests)
+
+bench-tools: tools
+	@$(call INSTALL,$(BENCH_TOOLS),the benchmarks,benchmarks)
 
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
@@ -151,8 +164,11 @@ model: setup-dev ## Search the rules: all states of small arrays, up to 200,000 
 soak: setup-dev tools ## Run the long tests
 	@$(BIN)/python -m pytest -rs tests/soak $(ARGS)
 
-bench: setup-dev tools ## Measure
-	@$(BIN)/python bench/run.py $(ARGS)
+bench: setup-dev bench-tools ## Measure beside peers, write docs/benchmarks.md; ARGS=--help for less
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: setup-dev bench-tools ## The same in under two minutes, into build/bench-quick.json
+	@$(BIN)/python -m bench --quick $(ARGS)
 
 lock: $(VENV)/.made ## Resolve the dependencies anew and write both locks
 	@$(PIP) install pip-tools

@@ -86,6 +86,11 @@ class WriteCache:
         return not self._closed and self._open.is_empty
 
     @property
+    def is_empty(self) -> bool:
+        """Whether everything is home."""
+        return not self._sent and not self._closed and self._open.is_empty
+
+    @property
     def dirty_sectors(self) -> int:
         """Sectors written and not yet home."""
         return sum(len(batch.writes) for batch in (*self._sent, *self._closed, self._open))

@@ -197,6 +197,8 @@ class Array:
 
     async def _read_sectors(self, run: Run) -> Buffer:
         """Sectors that are not home from the cache, the runs between them from the disks."""
+        if self.cache.is_empty:
+            return await self.reader.read(run)
         cached = {index: found for index in range(run.start, run.end) if (found := self.cache.find(index)) is not None}
         if not cached:
             return await self.reader.read(run)

@@ -54,11 +54,10 @@ class _Mac:
         self._inner = sha256(bytes(byte ^ 0x36 for byte in block) + prefix)
         self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
 
-    def digest(self, *parts: Buffer) -> bytes:
-        """The 32 bytes for the prefix and `parts`, end to end."""
+    def digest(self, message: bytes) -> bytes:
+        """The 32 bytes for the prefix and `message`."""
         inner, outer = self._inner.copy(), self._outer.copy()
-        for part in parts:
-            inner.update(part)
+        inner.update(message)
         outer.update(inner.digest())
         return outer.digest()
 
@@ -127,8 +126,8 @@ def seal(
 def _tag(keys: Keys, index: int, generation: int, key: bytes, digest: bytes) -> bytes:
     number = generation.to_bytes(8, "big")
     place = index.to_bytes(8, "big") + number
-    wrap = _xor(key, keys.wrapping.digest(place, digest))
-    return wrap + keys.authenticating.digest(place, wrap, digest)[:24] + number
+    wrap = _xor(key, keys.wrapping.digest(place + digest))
+    return wrap + keys.authenticating.digest(place + wrap + digest)[:24] + number
 
 
 def _xor(left: Buffer, right: Buffer) -> bytes:
@@ -143,13 +142,13 @@ def unseal(keys: Keys, index: int, tag: bytes, ciphertext: Buffer) -> Buffer:
     if tag == NEVER_WRITTEN:
         return bytes(SECTOR_BYTES)
     digest = check(keys, index, tag, ciphertext)
-    return _stream(_xor(tag[:32], keys.wrapping.digest(index.to_bytes(8, "big"), tag[56:], digest)), ciphertext)
+    return _stream(_xor(tag[:32], keys.wrapping.digest(index.to_bytes(8, "big") + tag[56:] + digest)), ciphertext)
 
 
 def check(keys: Keys, index: int, tag: bytes, ciphertext: Buffer) -> bytes:
     """The SHA-256 of `ciphertext`, if it is the version of sector `index` that `tag` names. Raises Corrupt if not."""
     digest = sha256(ciphertext).digest()
-    expected = keys.authenticating.digest(index.to_bytes(8, "big"), tag[56:], tag[:32], digest)
+    expected = keys.authenticating.digest(index.to_bytes(8, "big") + tag[56:] + tag[:32] + digest)
     if not hmac.compare_digest(tag[32:56], expected[:24]):
         raise Corrupt(f"sector {index} does not authenticate; nothing was returned in its place")
     return digest
