@@ -27,6 +27,7 @@ from perdure.array.geometry import HEAD_AREA, SLOTS, TRIM_SECTORS_MAX
 from perdure.array.journal import Entry, Head
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event
+from perdure.array.rounds import Rounds
 from perdure.array.session import Session
 from perdure.array.tags import TagTable
 from perdure.array.world import Opened, World
@@ -34,8 +35,6 @@ from perdure.errors import Fenced, Fork, Misuse, PerdureError
 
 IN_FLIGHT_MAX = 8
 """EXECUTEs under way to each disk."""
-ROUNDS_MAX = 2
-"""Rounds of evidence under way on behalf of FLUSHes; those that come meanwhile share the next."""
 CODED_AT_ONCE = 16
 """Sectors sealed and coded in one turn: few enough that all of it stays in the processor's cache."""
 CHANGE_POLL_MS = 10
@@ -97,6 +96,7 @@ class Committer:
         self._holding_count = 0
         self._joiners: dict[int, Session] = {}
         self._quiet: list[Waiter] = []
+        self._rounds = Rounds(world.runtime, self.pump)
         self._change = RosterChange(members, self._geometry, opened.epoch, world.runtime)
         members.on_lost = self._start_vote
 
@@ -179,7 +179,7 @@ class Committer:
     def pump(self, *, is_idle: bool = False) -> None:
         """Send all that may be sent now; when idle, what was written is not kept back for a fuller batch."""
         while self.failure is None and not self._is_changing and len(self._executions) < IN_FLIGHT_MAX:
-            flushing = bool(self._flushes) and sum(bool(e.waiters) for e in self._executions) < ROUNDS_MAX
+            flushing = self._rounds.may_begin(len(self._flushes))
             has_slot = not self._holding_count and self._last + 1 - SLOTS <= self._applied_proved
             batch = self._cache.take(partial=flushing or is_idle) if has_slot else None
             waiters = self._take_flushes() if flushing else []
@@ -219,6 +219,8 @@ class Committer:
         waiting = {session.instance for _, session in receivers}
         execution = Execution(self._last, self._applied_sent, evidence, waiting, waiters)
         self._executions.append(execution)
+        if waiters:
+            self._rounds.begin()
         self.sent_count += 1
         for seat, session in receivers:
             data = (prefix, *columns[seat], head)
@@ -279,7 +281,9 @@ class Committer:
             for number in range(self._applied_proved + 1, execution.applied + 1):
                 self._come_home(*self._entries.pop(number))
             self._applied_proved = execution.applied
-        _wake(execution.waiters)
+        if execution.waiters:
+            _wake(execution.waiters)
+            self._rounds.end(len(execution.waiters), len(self._flushes))
         if not self._cache.is_full:
             self._rooms = _wake(self._rooms)
 
