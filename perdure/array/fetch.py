@@ -169,6 +169,10 @@ class Fetcher:
         """
         size = self._geometry.fragment_sectors
         places = [Run(self._geometry.fragment_start(run.start), run.count * size) for run in runs]
+        return await self.read(places, wanted, evidence=evidence)
+
+    async def read(self, places: Sequence[Run], wanted: int, *, evidence: bool) -> dict[int, Buffer]:
+        """The same of any places, in disk sectors."""
         columns: dict[int, Buffer] = {}
         for _ in range(READ_TRIES):
             columns |= await self._round(places, wanted - len(columns), columns, evidence=evidence)

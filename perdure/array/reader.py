@@ -171,9 +171,14 @@ class Reader:
         """
         await self.load_tags(run)
         tags, changes = self.tags.get(run), self.tags.changes(run)
-        held = await self._tags_of_all(run)
-        columns = await self._columns_of_all(run)
-        size = self._geometry.fragment_bytes
+        size, tags_bytes = self._geometry.fragment_bytes, run.count * TAG_BYTES
+        places = [
+            Run(self._geometry.tag_start(run.start), run.count),
+            Run(self._geometry.fragment_start(run.start), run.count * self._geometry.fragment_sectors),
+        ]
+        both = await self._fetcher.read(places, len(self._members.roster.members), evidence=True)
+        held = {seat: bytes(memoryview(buffer)[:tags_bytes]) for seat, buffer in both.items()}
+        columns = {seat: memoryview(buffer)[tags_bytes:] for seat, buffer in both.items()}
         found = []
         for at in range(run.count):
             index, tag = run.start + at, tags[at * TAG_BYTES : (at + 1) * TAG_BYTES]
