@@ -26,7 +26,7 @@ from perdure.array.roster import Departed, Label, Roster, Version, choose_base
 from perdure.array.sealing import Keys
 from perdure.disk import wire
 from perdure.disk.core import DiskCore, Refusal
-from perdure.disk.wire import Opcode
+from perdure.disk.wire import Opcode, Wants
 from perdure.errors import PerdureError
 from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import Policy, TrustedRoot
@@ -93,11 +93,19 @@ def open_disk(epoch: bytes = EPOCH, instance: bytes = INSTANCE, body: bytes = b"
 
 
 def execute(
-    seq: int, ops: Sequence[bytes], data: bytes = b"", *, nonce: bytes | None = None, epoch: bytes = EPOCH
+    seq: int,
+    ops: Sequence[bytes],
+    data: bytes = b"",
+    *,
+    nonce: bytes | None = None,
+    epoch: bytes = EPOCH,
+    wants: Wants | None = None,
 ) -> Command:
     """An EXECUTE."""
     body = (wire.COUNT.pack(len(ops)) + b"".join(ops), data)
-    return build(AUTHORITY, Opcode.EXECUTE, instance=INSTANCE, epoch=epoch, seq=seq, nonce=nonce, body=body)
+    return build(
+        AUTHORITY, Opcode.EXECUTE, instance=INSTANCE, epoch=epoch, seq=seq, nonce=nonce, body=body, wants=wants
+    )
 
 
 def read(runs: Sequence[tuple[int, int]], *, nonce: bytes | None = None, seq: int = 0, tail: bytes = b"") -> Command:
@@ -132,6 +140,7 @@ def disk_steps() -> list[tuple[str, bytes]]:
     two = pattern(128)
     header = wire.COMMAND_HEADER.pack
     nobody, never = wire.NO_INSTANCE, wire.NO_EPOCH
+    later_link = execute(1, [], epoch=LATER_EPOCH, wants=Wants.LINK)
     first = frame(execute(1, [write(2, 1)], pattern(64), nonce=NONCE))
     return [
         ("HELLO to a disk that was never opened", frame(hello())),
@@ -142,7 +151,7 @@ def disk_steps() -> list[tuple[str, bytes]]:
         ("signature with high s", high_s(frame(hello()))),
         ("signature of zeros", frame(hello())[:4] + bytes(64) + frame(hello())[68:]),
         ("version 2", raw(header(2, 1, 1, nobody, never, 0, NONCE))),
-        ("evidence flag 2", raw(header(1, 1, 2, nobody, never, 0, NONCE))),
+        ("HELLO that wants a chain", raw(header(1, 1, 2, nobody, never, 0, NONCE))),
         ("reserved byte set", raw(flipped(header(1, 1, 1, nobody, never, 0, NONCE), 3))),
         ("nonce without evidence", raw(header(1, 1, 0, nobody, never, 0, NONCE))),
         ("HELLO without evidence", raw(header(1, 1, 0, nobody, never, 0, bytes(32)))),
@@ -178,8 +187,18 @@ def disk_steps() -> list[tuple[str, bytes]]:
         ("READ with a byte too many", frame(read([(0, 1)], tail=b"\0"))),
         ("READ beyond the end", frame(read([(15, 2)]))),
         ("READ of more than 1 MiB", frame(read([(0, 16)] * 1025))),
+        ("EXECUTE that wants a link, and there is no chain", frame(execute(4, [], wants=Wants.LINK))),
+        ("EXECUTE that wants more than there is", raw(header(1, 3, 4, INSTANCE, EPOCH, 4, bytes(32)), b"\0\0")),
+        ("EXECUTE that wants a chain", frame(execute(4, [trim(6, 1)], nonce=NONCE, wants=Wants.CHAIN))),
+        ("EXECUTE that wants its link", frame(execute(5, [copy(7, 1, 4)], wants=Wants.LINK))),
+        ("EXECUTE that wants its link, with a nonce", raw(header(1, 3, 3, INSTANCE, EPOCH, 6, NONCE), b"\0\0")),
+        ("EXECUTE that does not want its link", frame(execute(6, []))),
+        ("EXECUTE that wants the next link", frame(execute(7, [], wants=Wants.LINK))),
+        ("the same EXECUTE with a link again", frame(execute(7, [], wants=Wants.LINK))),
+        ("READ that wants a link", raw(header(1, 4, 3, INSTANCE, EPOCH, 0, bytes(32)), b"\0\0")),
         ("OPEN at a later epoch", frame(open_disk(epoch=LATER_EPOCH))),
         ("EXECUTE of the earlier epoch", frame(execute(4, [trim(0, 16)]))),
+        ("EXECUTE that wants a link of the chain that OPEN wiped", frame(later_link)),
         ("EXECUTE of the later epoch starts at 1", frame(execute(1, [trim(4, 1)], epoch=LATER_EPOCH))),
         ("OPEN at the earlier epoch", frame(open_disk())),
     ]

@@ -1,4 +1,4 @@
-"""What a main program knows of one disk's acknowledgement chain (docs/spec.md, 3.7): a core within `session`.
+"""What a main program knows of one disk's acknowledgement chain (docs/spec.md, 3.9 and 9.9): a core within `session`.
 
 The anchor came under the hardware's evidence, so the disk alone knew the links then, and it shows that of a seq only
 when it has carried out the command of that seq, of which there is one. So a link proves this command and all before

@@ -324,16 +324,20 @@ def _register_merge(evidence: click.Group) -> None:
     @click.option("-o", "--output", "output_file", required=True, type=FILE, help="Where the joint policy goes.")
     @click.option("--seats-per-root-max", type=seats, help="How many disks of an array may hang on one root.")
     @click.option("--seats-per-domain-max", type=seats, help="How many disks of an array may be on one host or zone.")
+    @click.option(
+        "--acknowledgement-chains", is_flag=True, help="Allow FLUSHes to rest on chains: faster, and weaker (see docs)."
+    )
     def merge_policies(
         files: tuple[Path, ...],
         output_file: Path,
         seats_per_root_max: int | None,
         seats_per_domain_max: int | None,
+        acknowledgement_chains: bool,
         as_json: bool,
     ) -> int:
         """Join policies into one, for an array over several platforms: it accepts what any of them accepts.
 
-        Clocks may differ by the least that any of them allows.
+        Clocks may differ by the least that any of them allows. Chains are allowed if all of them allow them, or you do.
         """
         policies = {path: artefacts.read_policy(path) for path in files}
         try:
@@ -343,6 +347,8 @@ def _register_merge(evidence: click.Group) -> None:
                 skew_ms_max=min(policy.skew_ms_max for policy in policies.values()),
                 seats_per_root_max=_agreed(policies, "seats_per_root_max", seats_per_root_max),
                 seats_per_domain_max=_agreed(policies, "seats_per_domain_max", seats_per_domain_max),
+                acknowledgement_chains=acknowledgement_chains
+                or all(policy.acknowledgement_chains for policy in policies.values()),
             )
         except Misuse as error:
             raise Misuse(f"{error} Nothing was written.") from None
@@ -355,6 +361,7 @@ def _register_merge(evidence: click.Group) -> None:
             "skew_ms_max": merged.skew_ms_max,
             "seats_per_root_max": merged.seats_per_root_max,
             "seats_per_domain_max": merged.seats_per_domain_max,
+            "acknowledgement_chains": merged.acknowledgement_chains,
         }
         output.result(value, judging.lines(value), as_json=as_json)
         return 0

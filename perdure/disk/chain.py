@@ -1,4 +1,4 @@
-"""The acknowledgement chain: one-time secrets, of which an EXECUTE can show the one that is its own (spec 3.7).
+"""The acknowledgement chain: one-time secrets, of which an EXECUTE can show the one that is its own (spec 3.9).
 
 The only secret that a disk ever holds, and only if a main program asks for it. Whoever knows the link of a seq can
 forge that acknowledgement and all before it: it leaves with the answer to its own command, and not earlier.

@@ -147,6 +147,8 @@ async def _serve(
     try:
         await control.listen(service.handle)
         logger.info("serving %s", nbd.uri)
+        if array.has_chains:
+            logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
         on_ready(service.status())
         await stopping.wait()
         return await service.stop()

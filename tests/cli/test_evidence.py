@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -769,6 +770,19 @@ def test_a_joint_policy_has_all_roots_and_programs_and_the_smallest_skew(folder)
     assert done.json["digest"] == found.digest().hex()
     assert done.json["roots"] == ["amd-milan", "aws-nitro-g1", "test-tdx"]
     assert (done.json["measurements"], done.json["seats_per_root_max"]) == (3, 1)
+
+
+def test_a_joint_policy_allows_chains_if_all_do_or_if_it_is_told_to(folder):
+    allowing = [replace(policy, acknowledgement_chains=True) for policy in (NITRO_POLICY, SNP_POLICY)]
+    for policies, words, allows in (
+        ((NITRO_POLICY, SNP_POLICY), [], False),
+        ((allowing[0], SNP_POLICY), [], False),
+        (allowing, [], True),
+        ((NITRO_POLICY, SNP_POLICY), ["--acknowledgement-chains"], True),
+    ):
+        done = merge(folder, *policies, words=words)
+        assert (done.code, done.json["acknowledgement_chains"]) == (0, allows)
+        assert joint(folder).acknowledgement_chains is allows
 
 
 def test_what_policies_share_is_there_once(folder):

@@ -200,3 +200,29 @@ def test_disks_in_use_are_never_formatted_again(standing):
     record.write_text(text)
     standing.up()
     assert standing.read(0, 8) == b"precious"
+
+
+# Acknowledgement chains -----------------------------------------------------------------------------------
+
+
+def test_chains_are_chosen_once_are_shown_and_need_the_policy(rig):
+    made = rig.run("up", "--json", "--size", SIZE, *rig.shape, "--acknowledgements", "chains").json
+    assert made["acknowledgements"] == "chains"
+    assert made["exposure"] == {"commands": 32, "entries": 7, "ms": 1000}
+    shown = rig.run("status").out
+    assert "acknowledgements: chains (weaker: whoever knows a disk's secret can forge up to 1 s" in shown
+    other = rig.run("up", "--acknowledgements", "evidence", code=2)
+    assert "already has chains for --acknowledgements, not evidence; nothing was changed" in other.err
+    rig.run("down")
+    path = rig.directory / "perdure.toml"
+    path.write_text(path.read_text().replace('acknowledgements = "chains"', 'acknowledgements = "evidence"'))
+    assert rig.run("up", "--json").json["acknowledgements"] == "evidence", "evidence is always allowed"
+
+
+def test_a_file_alone_cannot_choose_chains(rig):
+    rig.up()
+    rig.run("down")
+    path = rig.directory / "perdure.toml"
+    path.write_text(path.read_text().replace('acknowledgements = "evidence"', 'acknowledgements = "chains"'))
+    refused = rig.run("serve", code=2)
+    assert "the evidence policy does not say `acknowledgement_chains`: nothing was started" in refused.err

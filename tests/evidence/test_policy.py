@@ -52,6 +52,19 @@ def test_order_does_not_matter_and_everything_else_changes_the_digest():
     assert all(len(policy.digest()) == 32 for policy in others)
 
 
+def test_chains_are_allowed_only_in_so_many_words_and_older_policies_keep_their_digest():
+    allowing = replace(FULL, acknowledgement_chains=True)
+    assert not FULL.acknowledgement_chains
+    assert b"acknowledgement_chains" not in FULL.to_json()
+    assert b'"acknowledgement_chains":true' in allowing.to_json()
+    assert allowing.digest() != FULL.digest()
+    assert Policy.from_json(allowing.to_json()) == allowing
+    assert Policy.from_json(changed(acknowledgement_chains=False)).digest() == FULL.digest()
+    for value in (None, 1, 0, "true", [], {}):
+        with pytest.raises(Misuse, match="acknowledgement_chains is true or false"):
+            Policy.from_json(changed(acknowledgement_chains=value))
+
+
 def test_the_digest_is_the_tagged_hash_of_the_canonical_form():
     policy = Policy((AWS,), (A,), skew_ms_max=1000)
     pcrs = ",".join(f'"pcr{index}":"{f"0{index + 1}" * 48}"' for index in range(3))

@@ -31,6 +31,7 @@ from perdure.array.geometry import Geometry
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, OpKind
 from perdure.service import artefacts, config, local
+from perdure.service.config import Acknowledgements
 from perdure.service.control import ask
 from perdure.service.creation import create_array
 from perdure.service.local import Wish
@@ -138,11 +139,13 @@ class LyingHost(Main):
         threshold: int = 2,
         dead_after_ms: int = DEAD_AFTER_MS,
         too: Callable[[bytes], bytes] | None = None,
+        acknowledgements: Acknowledgements = Acknowledgements.EVIDENCE,
     ) -> None:
         """`too` makes an image for the authority that the array's policy shall list beside the true one."""
         super().__init__(path, disks=disks, threshold=threshold)
         self._dead_after_ms = dead_after_ms
         self._too = too
+        self._acknowledgements = acknowledgements
         self.n, self.k = disks, threshold
         self.proxies: list[Proxy] = []
         self.others: list[subprocess.Popen[str]] = []
@@ -156,7 +159,7 @@ class LyingHost(Main):
             stack.callback(self._end_others)
             stack.callback(self.kill_main)
             self.directory.mkdir(mode=0o700)
-            wish = Wish(SIZE, self.n, self.k, "unix:nbd.sock", self._dead_after_ms)
+            wish = Wish(SIZE, self.n, self.k, "unix:nbd.sock", self._dead_after_ms, self._acknowledgements)
             local.prepare(self.directory, wish)
             if self._too is not None:
                 self._allow(self._too(self.authority.public_key))
@@ -315,10 +318,10 @@ def writes_in(frame: Frame) -> Iterator[tuple[int, bytes]]:
             at += length * wire.DISK_SECTOR_BYTES
 
 
-def forged_answer(command: Frame, size: int) -> bytes:
+def forged_answer(command: Frame, size: int, link: bytes = b"") -> bytes:
     """A plain answer as the disk would give it; anybody can make one, since replies are not signed."""
     assert not command.wants_evidence
-    result = wire.RESULT.pack(command.instance, command.epoch, command.seq, size)
+    result = wire.RESULT.pack(command.instance, command.epoch, command.seq, size) + link
     return wire.REPLY_HEADER.pack(wire.ANSWER, len(result)) + result
 
 

@@ -43,7 +43,8 @@ NITRO = "tests/evidence/nitro/test_"
 WHOLE = f"{NITRO}verifier.py"
 SNP, TDX, TPM = "tests/evidence/snp", "tests/evidence/tdx", "tests/evidence/tpm"
 TESTS = {
-    "perdure/disk/core.py": [f"{DISK}core.py", f"{DISK}serve.py"],
+    "perdure/disk/core.py": [f"{DISK}core.py", f"{DISK}chain.py", f"{DISK}serve.py"],
+    "perdure/disk/chain.py": [f"{DISK}chain.py"],
     "perdure/disk/wire.py": [f"{DISK}wire.py", f"{DISK}core.py", "tests/spec/test_vectors.py"],
     "perdure/disk/serve.py": [f"{DISK}serve.py", f"{DISK}main.py", "tests/spec/test_vectors.py"],
     "perdure/disk/address.py": [f"{DISK}address.py", f"{DISK}main.py"],

@@ -6,7 +6,7 @@ import pytest
 
 from perdure.errors import Misuse
 from perdure.service import config, template
-from perdure.service.config import Attest, _listen
+from perdure.service.config import Acknowledgements, Attest, _listen
 
 GOOD = template.render(
     disks=3,
@@ -37,6 +37,17 @@ def test_the_template_is_a_configuration_without_an_id(tmp_path):
     assert found.serve.listen == f"unix:{tmp_path}/nbd.sock"
     assert found.serve.control == tmp_path / "control.sock"
     assert (found.serve.attest, found.serve.dead_after_ms, found.serve.answer_ms_max) == (Attest.FLUSH, 10_000, 5000)
+
+
+def test_flushes_rest_on_evidence_unless_the_file_says_chains(tmp_path):
+    assert parse(GOOD, tmp_path).serve.acknowledgements is Acknowledgements.EVIDENCE
+    line = 'acknowledgements = "evidence"'
+    assert parse(spoilt(line, ""), tmp_path).serve.acknowledgements is Acknowledgements.EVIDENCE
+    chains = parse(spoilt(line, 'acknowledgements = "chains"'), tmp_path)
+    assert chains.serve.acknowledgements is Acknowledgements.CHAINS
+    for value in ("true", '"links"', "3", "[]"):
+        with pytest.raises(Misuse, match=r"'serve\.acknowledgements' must be one of 'evidence', 'chains'"):
+            parse(spoilt(line, f"acknowledgements = {value}"), tmp_path)
 
 
 def test_zones_are_names_one_for_each_address(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from perdure.cli import output
 from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
-from perdure.service.observe import _action, _exit_code, _state, _state_of
+from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
 NO_ERRORS = {"read": 0, "write": 0, "checksum": 0}
@@ -43,6 +43,18 @@ def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert made.to_json()["version"] == 4
+
+
+def test_the_mode_of_acknowledgements_is_said_plainly():
+    shown = output.status_text(status(DiskState.ONLINE, evidence_age_ms=1234))
+    assert "acknowledgements: evidence: every FLUSH rests on the hardware's evidence; last evidence of" in shown
+    assert "1.2 s ago" in shown
+    weaker = status(DiskState.ONLINE, acknowledgements="chains", exposure=EXPOSURE)
+    assert (
+        "acknowledgements: chains (weaker: whoever knows a disk's secret can forge up to 1 s, 32 commands or 7 journal "
+        "entries, whichever comes first)"
+    ) in output.status_text(weaker)
+    assert ArrayStatus.from_json(json.loads(json.dumps(weaker.to_json()))) == weaker
 
 
 @pytest.mark.parametrize(

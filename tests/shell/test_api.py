@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_threads_share_an_array_that_outlives_a_mount(disks: Disks) -> None:
         erased = array.erase(0, MIB)
         assert len(erased.members) == 3
         assert array.pread(0, MIB) == bytes(MIB)
+
+
+def test_chains_need_a_policy_that_allows_them(disks: Disks) -> None:
+    with pytest.raises(Misuse, match="does not say `acknowledgement_chains`: nothing was started"):
+        disks.settings(acknowledgement_chains=True)
+    disks.policy = replace(disks.policy, acknowledgement_chains=True)
+    with api.create_array(disks.settings(acknowledgement_chains=True), k=2, n=3, size_bytes=MIB) as array:
+        array_id = array.array_id
+        for at in range(40):
+            array.pwrite(at * 4096, bytes([at]) * 4096, fua=True)
+    with api.open_array(disks.settings(), array_id) as array:
+        assert array.pread(0, 40 * 4096) == b"".join(bytes([at]) * 4096 for at in range(40)), "by evidence, as well"
 
 
 def test_leaving_the_block_flushes(disks: Disks) -> None:

@@ -32,6 +32,7 @@ REASONS = {
     5: "WRONG_SEQ",
     6: "OUT_OF_RANGE",
     7: "NO_EVIDENCE",
+    8: "NO_LINK",
 }
 
 
@@ -175,11 +176,28 @@ def test_good_replies_lead_to_the_root_and_bad_ones_to_their_class():
 
 def test_every_answer_of_the_disk_has_the_leaf_of_the_specification():
     attested = [step for step in VECTORS["3 disk"]["steps"] if step.get("leaf")]
-    assert len(attested) == 6
+    assert len(attested) == 7
     for step in attested:
         assert leaf_of(unhex(step["frame"])[68:], unhex(step["result"])).hex() == step["leaf"], step["name"]
     plain = [step for step in VECTORS["3 disk"]["steps"] if "result" in step and not step["leaf"]]
-    assert all(unhex(step["frame"])[70] == 0 for step in plain)
+    assert all(unhex(step["frame"])[70] in (0, 3) for step in plain)
+    assert all(unhex(step["frame"])[70] in (1, 2) for step in attested)
+
+
+def test_links_hash_to_the_anchor_in_as_many_steps_as_commands_came_after_it():
+    shown = {}
+    for step in VECTORS["3 disk"]["steps"]:
+        frame = unhex(step["frame"]) if isinstance(step["frame"], str) else bytes(200)
+        if "result" in step and frame[70] in (2, 3):
+            assert len(unhex(step["result"])) == 92
+            shown[int.from_bytes(frame[120:128], "big")] = unhex(step["result"])[60:]
+    assert list(shown) == [4, 5, 7]
+    drawn = bytes(0x80 + at for at in range(32))
+    for seq, link in shown.items():
+        expected = drawn
+        for _ in range(32 - (seq - 4)):
+            expected = tagged(b"perdure/link/1", expected)
+        assert link == expected
 
 
 def test_the_disk_refuses_for_every_reason_that_it_can_decide_itself():

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from perdure.disk.wire import COMMAND_HEADER, FRAME_HEADER, SIGNATURE_BYTES, Opcode
+from perdure.disk.wire import COMMAND_HEADER, FRAME_HEADER, SIGNATURE_BYTES, Opcode, Wants
 
 FRAME_BYTES_MAX = 4 << 20
 
@@ -62,7 +62,12 @@ class Frame:
     @property
     def wants_evidence(self) -> bool:
         """Whether the answer must carry evidence."""
-        return bool(self._header[2])
+        return self.wants in (Wants.EVIDENCE, Wants.CHAIN)
+
+    @property
+    def wants(self) -> Wants:
+        """What shall prove that it was carried out."""
+        return Wants(self._header[2])
 
     @property
     def instance(self) -> bytes:
