@@ -76,7 +76,12 @@ class DiskCore:
             raise Refusal(Reason.MALFORMED)
         length = self._carry_out(opcode, wants, instance, epoch, seq, body, out)
         head = wire.RESULT.pack(self.instance, self.epoch, self.seq, self.size)
-        return self._answer(head, out[:length], nonce if attested else None, digest)
+        if not attested:
+            return Answer(head, out[:length], None)
+        result = hashlib.sha256(head)
+        result.update(out[:length])
+        leaf = wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest())
+        return Answer(head, out[:length], leaf)
 
     def _check_signature(self, signature: bytes, digest: bytes) -> None:
         try:
@@ -177,10 +182,3 @@ class DiskCore:
         if len(body) < end:
             raise Refusal(Reason.MALFORMED)
         return body[wire.COUNT.size : end], body[end:]
-
-    def _answer(self, head: bytes, data: memoryview, nonce: bytes | None, digest: bytes) -> Answer:
-        if nonce is None:
-            return Answer(head, data, None)
-        result = hashlib.sha256(head)
-        result.update(data)
-        return Answer(head, data, wire.leaf(self.instance, self.epoch, self.seq, nonce, digest, result.digest()))
