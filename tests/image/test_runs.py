@@ -203,9 +203,9 @@ def step(function, *words):
         function(*words)
     except OSError:
         pass
-step(init.set_address, "eth0", "10.0.0.2/24", "10.0.0.1")
+step(init.set_address, "absent0", "10.0.0.2/24", "10.0.0.1")  # this runs on the tester's own machine: no real name
 step(init.load_module, "/dev/null")
-step(init.beat, 1, 1)
+step(init.beat, 0xFFFFFFFF, 1)  # nobody's
 class Done(Exception): pass
 def execv(*words): raise Done
 os.execv = execv
@@ -308,3 +308,10 @@ def test_what_a_wrong_hint_does_is_told_on_the_console(
     assert done.returncode in (1, 2)
     assert told in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_looking_at_what_init_loads_leaves_this_machines_interfaces_alone(needed: set[str]) -> None:
+    """As root, the fixture once gave the tester's eth0 another address, and with it took his network away."""
+    assert needed
+    assert "absent0" not in {name for _, name in socket.if_nameindex()}
+    assert "eth0" not in INIT
