@@ -26,9 +26,13 @@ def listen(address: str) -> tuple[socket.socket, str]:
     """A listening, non-blocking socket, and the address it really has (TCP port 0 picks a free one)."""
     family, target = parse(address)
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(target)
-    listener.listen(16)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen(16)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     if family in (socket.AF_INET, socket.AF_INET6):
         host, port = listener.getsockname()[:2]

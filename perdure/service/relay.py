@@ -30,6 +30,7 @@ from typing import Final
 
 from perdure.disk import address
 from perdure.errors import Misuse
+from perdure.sockets import remove_stale
 
 CONNECTIONS_MAX: Final = 64
 ROOM_BYTES: Final = 1 << 18
@@ -92,6 +93,7 @@ class Relay:
         self._say = say
         self._family, self._target = _resolved(listen, to)
         try:
+            remove_stale(listen)
             self._listener, self.address = address.listen(listen)
         except (OSError, ValueError) as error:
             raise Misuse(f"Cannot listen at {listen!r:.200}: {_reason(error)}; nothing is relayed.") from None

@@ -41,6 +41,7 @@ from perdure.simtee.nsm import REQUEST_BYTES_MAX, SimulatedNsm, new_module_id
 from perdure.simtee.pki import SimulatedRoot
 from perdure.simtee.process import die_with
 from perdure.simtee.tpm import SimulatedTpm, TpmRoot
+from perdure.sockets import remove_stale
 
 PLATFORMS: Final = (Platform.SIMULATED, Platform.TPM)
 STOP_SECONDS_MAX: Final = 5
@@ -79,7 +80,7 @@ def run(
         raise Misuse(f"There is no simulated platform {platform!r:.40}; there are {' and '.join(PLATFORMS)}.")
     if platform is Platform.TPM and (evidence_latency_ms or instance_id is not None):
         raise Misuse("A simulated TPM has no evidence latency and no instance id that could be chosen.")
-    _remove_stale(listen)
+    remove_stale(listen)
     with _Stopper() as stopper, tempfile.TemporaryDirectory(prefix="perdure-simtee-") as directory:  # 0700
         _unpack(parts, Path(directory))
         start = partial(_start, Path(directory), ["--listen", listen, "--size-bytes", str(size_bytes)], ready_fd)
@@ -121,21 +122,6 @@ def _launched_nsm(parts: eif.Eif, root_directory: Path, instance_id: str | None)
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _remove_stale(listen: str) -> None:
-    """Remove the file of a Unix socket that nobody listens on any more; a live one, or any other file, stays.
-
-    No real machine of a disk finds one when it boots, so this is not the disk's own to do.
-    """
-    path = Path(listen.removeprefix("unix:"))
-    if not listen.startswith("unix:") or not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
 
 
 def _unpack(parts: eif.Eif, directory: Path) -> None:

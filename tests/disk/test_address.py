@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"data"
 
 
-def test_a_path_too_long_for_a_socket_fails(tmp_path: Path) -> None:
+def test_a_path_too_long_for_a_socket_fails_and_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="too long"):
         listen(f"unix:{tmp_path}/{'x' * 200}")
+    assert len(os.listdir("/proc/self/fd")) == len(before)

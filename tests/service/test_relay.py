@@ -22,6 +22,7 @@ from perdure.disk import address
 from perdure.errors import Misuse
 from perdure.service import relay as relay_module
 from perdure.service.relay import CONNECTIONS_MAX, ROOM_BYTES, Relay
+from perdure.sockets import remove_stale
 
 WAIT_S = 20
 ANY = 0xFFFFFFFF
@@ -422,6 +423,7 @@ def test_a_target_that_goes_and_comes_is_told_once_each(tmp_path, back):
         for _ in range(3):
             with running.connect() as near, contextlib.suppress(ConnectionError):
                 assert near.recv(1) == b""
+        remove_stale(target.address)
         listener, _ = address.listen(target.address)
         with listener:
             for _ in range(2):

@@ -302,19 +302,3 @@ def test_the_command_line_says_what_is_wrong_in_a_sentence(tmp_path):
         assert launcher.returncode == 1
     assert errors.startswith("The image's")
     assert "Traceback" not in errors
-
-
-def test_of_socket_files_only_one_that_nobody_listens_on_makes_room(tmp_path: Path) -> None:
-    path = tmp_path / "disk"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        launch._remove_stale(f"unix:{path}")
-        assert path.is_socket()
-    launch._remove_stale(f"vsock:{path}")
-    assert path.is_socket()
-    launch._remove_stale(f"unix:{path}")
-    assert not path.exists()
-    path.write_bytes(b"data")
-    launch._remove_stale(f"unix:{path}")
-    assert path.read_bytes() == b"data"

@@ -23,7 +23,15 @@ from .kernel import MODULES, VSOCK_MODULES, Kernel
 from .machine import CMDLINE, Machine
 
 DISK = "vsock:1:7001"
-RELAYED = ("__init__.py", "errors.py", "service/__init__.py", "service/relay.py", "disk/__init__.py", "disk/address.py")
+RELAYED = (
+    "__init__.py",
+    "errors.py",
+    "service/__init__.py",
+    "service/relay.py",
+    "disk/__init__.py",
+    "disk/address.py",
+    "sockets.py",
+)
 PARENT_PORT = 9000
 INIT = f"""#!/usr/bin/python3.11 -ISB
 import os, socket, sys, types

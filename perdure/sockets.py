@@ -1,0 +1,21 @@
+"""What a Unix socket leaves behind: a file that nobody listens on any more, and that no one can bind to."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+
+def remove_stale(address: str) -> None:
+    """If `address` is `unix:PATH` and nobody listens there, remove the file; a live socket, or any other file, stays.
+
+    A disk does not do this for itself: no real machine of one finds such a file when it boots.
+    """
+    path = Path(address.removeprefix("unix:"))
+    if not address.startswith("unix:") or not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
