@@ -14,6 +14,8 @@ from perdure.disk.wire import FRAME_HEADER, READ_BYTES_MAX
 from perdure.errors import Disconnected, Misuse
 
 REPLY_BYTES_MAX = READ_BYTES_MAX + (1 << 16)
+SMALL_BYTES = 1 << 16
+"""Replies that fit are received together, with one call to the system; longer ones where they stay."""
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -30,31 +32,59 @@ class _Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
-        self._header = bytearray(FRAME_HEADER.size)
-        self._reply: bytearray | None = None
+        self._small = memoryview(bytearray(SMALL_BYTES))
         self._filled = 0
+        self._large: bytearray | None = None  # a reply that is received where it stays ...
+        self._large_filled = 0  # ... and how much of it came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return memoryview(self._header if self._reply is None else self._reply)[self._filled :]
+        if self._large is not None:
+            return memoryview(self._large)[self._large_filled :]
+        return self._small[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._filled += nbytes
-        if self._reply is None and self._filled == FRAME_HEADER.size:
-            (length,) = FRAME_HEADER.unpack(self._header)
+        if self._large is None:
+            self._filled += nbytes
+            self._take_replies()
+            return
+        self._large_filled += nbytes
+        if self._large_filled == len(self._large):
+            reply, self._large = self._large, None
+            self._answer(reply)
+
+    def _take_replies(self) -> None:
+        """Hand out the whole replies in the small buffer, and leave nothing of them there."""
+        start, filled = 0, self._filled
+        while filled - start >= FRAME_HEADER.size and self._large is None:
+            (length,) = FRAME_HEADER.unpack_from(self._small, start)
             if not 0 < length <= REPLY_BYTES_MAX or not self.waiting:
                 self.fail(f"a reply of {length} bytes that nobody can have sent")
                 return
-            self._reply, self._filled = bytearray(length), 0
-        elif self._reply is not None and self._filled == len(self._reply):
-            reply, self._reply, self._filled = self._reply, None, 0
-            self._deadlines.popleft()
-            future = self.waiting.popleft()
-            if not future.done():
-                future.set_result(memoryview(reply))
+            body, end = start + FRAME_HEADER.size, start + FRAME_HEADER.size + length
+            if end <= filled:
+                self._answer(bytes(self._small[body:end]))
+                start = end
+            elif end - start <= SMALL_BYTES:
+                break
+            else:
+                self._large, self._large_filled = bytearray(length), filled - body
+                self._large[: filled - body] = self._small[body:filled]
+                start = filled
+        rest = filled - start
+        if start:
+            self._small[:rest] = bytes(self._small[start:filled])
+            self._small[rest:filled] = bytes(start)
+            self._filled = rest
+
+    def _answer(self, reply: bytes | bytearray) -> None:
+        self._deadlines.popleft()
+        future = self.waiting.popleft()
+        if not future.done():
+            future.set_result(memoryview(reply))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(str(exc) if exc else "the connection was closed")
