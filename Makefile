@@ -19,6 +19,10 @@ TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit 
 	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
 	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
 
+# The same for what the benchmarks compare with. Debian starts some of them as services, which are not used.
+BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
+	/usr/lib/postgresql/*/bin/postgres:postgresql ss:iproute2
+
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
 WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/perdure/wheels
@@ -36,10 +40,6 @@ install_lock() {
 	fi
 }
 endef
-
-# The same for what the benchmarks compare with. Debian starts some of them as services, which are not used.
-BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
-	/usr/lib/postgresql/*/bin/postgres:postgresql ss:iproute2
 
 # How apt-get may be run: by root, by sudo without a password, or not at all.
 define APT
@@ -101,7 +101,7 @@ down: setup ## Stop serving; ARGS=--destroy ends the disks too
 	@$(BIN)/perdure down $(ARGS)
 
 # Install the Debian packages of the list $(1) that are missing and that $(2) need; say which $(3) are skipped without.
-define INSTALL
+define PACKAGES
 $(APT)
 there() { command -v "$$1" >/dev/null || compgen -G "$$1" >/dev/null; }
 missing() { for tool in $(1); do there "$${tool%%:*}" || echo "$$tool"; done; }
@@ -121,10 +121,10 @@ done
 endef
 
 tools:
-	@$(call INSTALL,$(TOOLS),the system tests,tests)
+	@$(call PACKAGES,$(TOOLS),the system tests,tests)
 
 bench-tools: tools
-	@$(call INSTALL,$(BENCH_TOOLS),the benchmarks,benchmarks)
+	@$(call PACKAGES,$(BENCH_TOOLS),the benchmarks,benchmarks)
 
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.

@@ -6,6 +6,9 @@ since this program fenced the array. 64 bytes for each 4,096, taken from the sys
 
 from __future__ import annotations
 
+import mmap
+from typing import Any
+
 import numpy as np
 
 from perdure.array.geometry import TAG_BYTES, Geometry, Run
@@ -21,9 +24,9 @@ class TagTable:
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._rows = np.zeros((geometry.sectors, TAG_BYTES), np.uint8)
-        self._known = np.zeros(geometry.sectors, np.bool_)
-        self._changes = np.zeros(geometry.sectors, np.uint32)
+        self._rows = _zeros(geometry.sectors * TAG_BYTES, np.uint8).reshape(geometry.sectors, TAG_BYTES)
+        self._known = _zeros(geometry.sectors, np.bool_)
+        self._changes = _zeros(geometry.sectors, np.uint32)
         # The same memory again: one element of a memoryview costs a fraction of one of an array.
         self._row_bytes = self._rows.reshape(-1).data
         self._known_bytes = self._known.view(np.uint8).data
@@ -78,6 +81,14 @@ class TagTable:
         starts = range(run.start // GROUP_TAGS * GROUP_TAGS, run.end, GROUP_TAGS)
         groups = (Run(start, min(GROUP_TAGS, self._geometry.sectors - start)) for start in starts)
         return [group for group in groups if not self.knows(_common(group, run))]
+
+
+def _zeros(count: int, kind: type[np.generic]) -> np.ndarray[Any, Any]:
+    """An array of zeros straight from the system, of which only what is touched takes memory.
+
+    Not `numpy.zeros`: an allocator that overwrites what is freed also writes all the zeros that it is asked for.
+    """
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize), kind)
 
 
 def _common(left: Run, right: Run) -> Run:
