@@ -32,6 +32,8 @@ class Array:
     def __init__(self, world: World, opened: Opened, *, attest_every_read: bool = False) -> None:
         self.opened = opened
         self.geometry = opened.genesis.geometry
+        self.has_chains = world.has_chains
+        """Whether FLUSHes may rest on acknowledgement chains."""
         self.members = Members(opened.roster, opened.sessions)
         keys = Keys.derive(world.authority.private_key, opened.genesis.array_id)
         self._runtime = world.runtime
@@ -58,11 +60,6 @@ class Array:
     def size_bytes(self) -> int:
         """The size that the array presents."""
         return self.geometry.size_bytes
-
-    @property
-    def has_chains(self) -> bool:
-        """Whether FLUSHes may rest on acknowledgement chains."""
-        return self._world.has_chains
 
     @property
     def array_id(self) -> bytes:

@@ -14,9 +14,9 @@ from perdure.array.erasure import Code
 from perdure.array.fetch import CHUNK_SECTORS, READ_RETRY_MS, READ_TRIES, Fetcher, too_few
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
 from perdure.array.members import Members
-from perdure.array.ports import Buffer, Event, Runtime, results
+from perdure.array.ports import Buffer, Event, Runtime
 from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal
-from perdure.array.session import Session, Trouble
+from perdure.array.session import Trouble
 from perdure.array.tags import TagTable
 from perdure.errors import Corrupt, Fork
 
@@ -201,20 +201,10 @@ class Reader:
     async def _columns_of_all(self, run: Run) -> dict[int, Buffer]:
         return await self._fetcher.columns([run], len(self._members.roster.members), evidence=True)
 
-    async def _tags_of_all(self, run: Run) -> dict[int, bytes]:
-        place = Run(self._geometry.tag_start(run.start), run.count)
-        held: dict[int, bytes] = {}
-
-        async def ask(seat: int, session: Session) -> None:
-            try:
-                held[seat] = bytes(await session.read([place], evidence=True))
-            except Trouble:
-                self._fetcher.trouble(session)
-            except Fork as verdict:
-                self._fetcher.fork(session, verdict)
-
-        results(await self._runtime.gather(*(ask(seat, session) for seat, session in self._members.to_ask())))
-        return held
+    async def _tags_of_all(self, index: int) -> dict[int, bytes]:
+        place = Run(self._geometry.tag_start(index), 1)
+        held = await self._fetcher.read([place], len(self._members.roster.members), evidence=True)
+        return {seat: bytes(tag) for seat, tag in held.items()}
 
     def _right_tag(self, index: int, tag: bytes, held: Mapping[int, bytes], parts: Mapping[int, Buffer]) -> bytes:
         """`tag` if the sector opens under it, else another that is held and opens it, else `tag`.
@@ -277,7 +267,7 @@ class Reader:
         The right one, known from now on, and what it opens; none when the sector has changed meanwhile. Or Corrupt.
         A tag opens only what its version's k fragments are, so no older one can be found while a newer one counts.
         """
-        held = await self._tags_of_all(Run(index, 1)) if self.is_home_as(index, tag) else {}
+        held = await self._tags_of_all(index) if self.is_home_as(index, tag) else {}
         if not self.is_home_as(index, tag):
             return tag, None
         for other in sorted(set(held.values()) - {tag, NEVER_WRITTEN}):  # "never written" would open anything
