@@ -80,7 +80,7 @@ class Keys:
     @classmethod
     def derive(cls, private_key: bytes, array_id: bytes) -> Keys:
         """The array's keys by HKDF-SHA-256 from the authority's 32-byte private key, salted by the array's id."""
-        material = HKDF(SHA256(), 96, salt=array_id, info=b"perdure/sealing/1").derive(private_key)
+        material = HKDF(SHA256(), 96, salt=array_id, info=b"perdure/sealing/2").derive(private_key)
         return cls(array_id, material[:32], material[32:64], material[64:])
 
 

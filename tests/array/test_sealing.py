@@ -307,7 +307,7 @@ def ctr_by_hand(key: bytes, plaintext: bytes) -> bytes:
 
 
 def test_the_keys_are_hkdf_of_the_private_key_and_the_array_id() -> None:
-    material = hkdf_by_hand(PRIVATE_KEY, ARRAY_ID, b"perdure/sealing/1", 96)
+    material = hkdf_by_hand(PRIVATE_KEY, ARRAY_ID, b"perdure/sealing/2", 96)
     assert Keys(ARRAY_ID, material[:32], material[32:64], material[64:]) == KEYS
     assert len({KEYS.wrap, KEYS.mac, KEYS.journal}) == 3
 
@@ -327,8 +327,15 @@ def test_tag_and_ciphertext_are_what_the_specification_says_worked_out_by_other_
 def test_the_format_never_changes_unnoticed() -> None:
     """Values made with the openssl command and Python's hmac alone."""
     rows, tag = seal(KEYS, [7], [SECTOR], 3, 4096, lambda size: bytes(range(size)))
-    assert tag[:32].hex() == "d6625d2059f54f85ea54333ef59ec710b20cb58e7caafc1f09c62058554c21b5"
-    assert tag[32:].hex() == "1ccbf8afa698c5c53f2f41d50afef8550a65a7feda0b6c510000000000000003"
+    assert tag[:32].hex() == "5f9c958cd4f92da93a635cf5cb1ab0e238836576d9ed25129ec3a9051d75c912"
+    assert tag[32:].hex() == "587a008c44bc88fb8631b4a808926f7e932f17012473961b0000000000000003"
     assert (
         hashlib.sha256(rows.tobytes()).hexdigest() == "18a9e0cf72946aec568370d1e36423c46ecf9be9ec325f70e38e462d34dc30ba"
     )
+
+
+def test_what_an_earlier_release_sealed_is_refused_and_not_read_as_noise() -> None:
+    """It began its counter at 0. Its keys had another name, so that its tags do not hold under ours."""
+    material = hkdf_by_hand(PRIVATE_KEY, ARRAY_ID, b"perdure/sealing/1", 96)
+    ciphertext, tag = seal_one(keys=Keys(ARRAY_ID, material[:32], material[32:64], material[64:]))
+    refuses(KEYS, 7, tag, ciphertext)

@@ -175,8 +175,8 @@ def test_a22_an_older_main_program_that_is_put_back_refuses_the_array_with_exit_
     newer = tmp_path / "newer"
     shutil.copytree(Path(perdure.__file__).parent, newer / "perdure", ignore=shutil.ignore_patterns("__pycache__"))
     text = (newer / "perdure" / "__init__.py").read_text()
-    assert "RELEASE = 1\n" in text
-    (newer / "perdure" / "__init__.py").write_text(text.replace("RELEASE = 1\n", "RELEASE = 2\n"))
+    assert "RELEASE = 2\n" in text
+    (newer / "perdure" / "__init__.py").write_text(text.replace("RELEASE = 2\n", "RELEASE = 3\n"))
     own = dict(host.env)
     host.env.update(PYTHONPATH=str(newer), PYTHONSAFEPATH="1")  # not the current directory's
     host.mount()

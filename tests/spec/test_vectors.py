@@ -273,7 +273,7 @@ def derived_keys():
     extracted = mac(unhex(VECTORS["7 genesis"]["array_id"]), PRIVATE)
     blocks, block = b"", b""
     for number in (1, 2, 3):
-        block = mac(extracted, block + b"perdure/sealing/1" + bytes([number]))
+        block = mac(extracted, block + b"perdure/sealing/2" + bytes([number]))
         blocks += block
     return blocks[:32], blocks[32:64], blocks[64:]
 
