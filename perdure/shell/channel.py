@@ -170,19 +170,25 @@ class SocketChannel:
         for connection in self._lanes.values():
             connection.fail("the connection was closed by us")
         self._lanes.clear()
+        for lane in list(self._connecting):
+            self._give_up(lane, "given up")
         for task in self._tasks:
             task.cancel()
+
+    def _give_up(self, lane: Lane, why: str) -> None:
+        """Fail all that waits for the lane to be connected. It may be closed before the task for it has begun."""
+        for _, future, _ in self._connecting.pop(lane, []):
+            if not future.done():
+                future.set_exception(Disconnected(f"cannot connect: {why}"))
 
     async def _connect(self, lane: Lane) -> None:
         try:
             connection = await asyncio.wait_for(self._open(), self._answer_s_max)
         except (OSError, TimeoutError, asyncio.CancelledError) as error:
-            for _, future, _ in self._connecting.pop(lane):
-                if not future.done():
-                    future.set_exception(Disconnected(f"cannot connect: {str(error) or 'given up'}"))
+            self._give_up(lane, str(error) or "given up")
             return
         self._lanes[lane] = connection
-        for parts, future, begun in self._connecting.pop(lane):
+        for parts, future, begun in self._connecting.pop(lane, []):
             if connection.is_open:
                 self.sent_bytes += connection.send(parts, future, begun)
             elif not future.done():  # it was lost in the moment it was made

@@ -162,3 +162,27 @@ def test_what_waits_for_a_connection_that_is_lost_as_it_is_made_fails(monkeypatc
             await way.exchange(Lane.WRITE, [b"a"])
 
     asyncio.run(main())
+
+
+def test_who_waits_for_a_connection_hears_of_it_when_the_channel_is_closed_before_it_is_begun():
+    """Also whoever comes later: the lane is not lost for good."""
+
+    async def main():
+        server = socket.create_server(("127.0.0.1", 0))
+        server.setblocking(False)
+        way = SocketChannel(f"tcp:127.0.0.1:{server.getsockname()[1]}", answer_ms_max=300)
+        first = way.exchange(Lane.READ, [b"first"])
+        way.close()
+        with pytest.raises(Disconnected, match="given up"):
+            await asyncio.wait_for(first, 5)
+        loop = asyncio.get_running_loop()
+        again = way.exchange(Lane.READ, [b"again"])
+        peer, _ = await loop.sock_accept(server)
+        assert await loop.sock_recv(peer, 100) == framed(b"again")
+        await loop.sock_sendall(peer, framed(b"yes"))
+        assert bytes(await again) == b"yes"
+        way.close()
+        peer.close()
+        server.close()
+
+    asyncio.run(main())
