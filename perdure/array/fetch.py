@@ -33,8 +33,10 @@ CHUNK_SECTORS = 256
 HEDGE_TICK_MS = 5
 HEDGE_MS_MIN = 20
 """Longer than a busy machine lets a healthy disk wait, shorter than anybody notices."""
+HEDGE_MS_MAX, HEDGE_EVIDENCE_MS_MAX = 100, 1000
+"""However long rounds have taken lately: a host that is a little slower each time must not teach us patience."""
 HEDGE_FACTOR = 4
-"""A round is slow when it has lasted so many times as long as rounds do on average."""
+"""A round is slow when it has lasted so many times as long as rounds of its kind do on average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +74,9 @@ class _Race:
     started_ms: int
     over: Event
     columns: dict[int, Buffer] = field(default_factory=dict)
-    running: dict[int, Session] = field(default_factory=dict)
+    running: dict[int, tuple[Session, int]] = field(default_factory=dict)
+    """By seat: who is being asked, and since when."""
+    is_hedged: bool = False
     verdict: PerdureError | None = None
 
     @property
@@ -94,7 +98,7 @@ class Fetcher:
         self._under_way = 0
         self._races: list[_Race] = []
         self._is_watching = False
-        self._usual_ms = 0.0
+        self._usual_ms = [0.0, 0.0]  # without evidence, with it
 
     # Reads that travel together ---------------------------------------------------------------------------
 
@@ -131,6 +135,11 @@ class Fetcher:
                         want.event.set()
         finally:
             self._under_way -= 1
+            if not self._under_way:  # somebody is left only where this was cancelled, or is a defect
+                for want in self._wanted:
+                    want.error = Unavailable("the read was given up")
+                    want.event.set()
+                self._wanted.clear()
 
     def _take(self) -> list[_Want]:
         taken = [self._wanted.popleft()]
@@ -171,15 +180,20 @@ class Fetcher:
         places = [Run(self._geometry.fragment_start(run.start), run.count * size) for run in runs]
         return await self.read(places, wanted, evidence=evidence)
 
-    async def read(self, places: Sequence[Run], wanted: int, *, evidence: bool) -> dict[int, Buffer]:
-        """The same of any places, in disk sectors."""
+    async def read(
+        self, places: Sequence[Run], wanted: int, *, evidence: bool, least: int | None = None
+    ) -> dict[int, Buffer]:
+        """The same of any places, in disk sectors; `least` in the place of k."""
+        least = least or self._geometry.k
         columns: dict[int, Buffer] = {}
         for _ in range(READ_TRIES):
             columns |= await self._round(places, wanted - len(columns), columns, evidence=evidence)
-            if len(columns) >= self._geometry.k:
+            if len(columns) >= least:
                 return columns
             await self._runtime.sleep(READ_RETRY_MS)
-        raise too_few(len(columns), self._geometry.k)
+        raise Unavailable(
+            f"{len(columns)} disks answered a read that needs {least}; nothing older was served. Bring disks back."
+        )
 
     async def _round(
         self, places: Sequence[Run], wanted: int, has: Mapping[int, Buffer], *, evidence: bool
@@ -197,13 +211,15 @@ class Fetcher:
             self._races.remove(race)
         if race.verdict is not None:
             raise race.verdict
-        self._usual_ms += (self._runtime.now_ms() - race.started_ms - self._usual_ms) / 16
+        if not race.is_hedged:
+            lasted_ms = self._runtime.now_ms() - race.started_ms
+            self._usual_ms[evidence] += (lasted_ms - self._usual_ms[evidence]) / 16
         return dict(race.columns)  # not what comes later
 
     def _ask_another(self, race: _Race) -> None:
-        if race.left:
+        if race.left and not race.is_over:
             seat, session = race.left.popleft()
-            race.running[seat] = session
+            race.running[seat] = session, self._runtime.now_ms()
             self._runtime.spawn(self._ask(race, seat, session))
 
     async def _ask(self, race: _Race, seat: int, session: Session) -> None:
@@ -218,6 +234,9 @@ class Fetcher:
                 self._ask_another(race)
             except Fork:
                 race.verdict = verdict
+        except BaseException:  # cancelled, with all else that this process does, or a defect
+            race.verdict = Unavailable("the read was given up")
+            raise
         finally:
             del race.running[seat]
             if race.is_over:
@@ -233,16 +252,22 @@ class Fetcher:
         try:
             while self._races:
                 await self._runtime.sleep(HEDGE_TICK_MS)
-                slow_ms = max(HEDGE_MS_MIN, HEDGE_FACTOR * self._usual_ms)
                 for race in self._races:
-                    hedged = len(race.running) + len(race.columns) - race.wanted
-                    now = self._runtime.now_ms()
-                    if race.left and now - race.started_ms >= slow_ms * (1 + hedged):
-                        for session in race.running.values():
-                            session.read_slow_ms = now
-                        self._ask_another(race)
+                    self._hedge_one(race, self._runtime.now_ms())
         finally:
             self._is_watching = False
+
+    def _hedge_one(self, race: _Race, now: int) -> None:
+        most_ms = HEDGE_EVIDENCE_MS_MAX if race.evidence else HEDGE_MS_MAX
+        slow_ms = min(max(HEDGE_MS_MIN, HEDGE_FACTOR * self._usual_ms[race.evidence]), most_ms)
+        hedged = len(race.running) + len(race.columns) - race.wanted
+        if not race.left or now - race.started_ms < slow_ms * (1 + hedged):
+            return
+        for session, asked_ms in race.running.values():
+            if now - asked_ms >= slow_ms:
+                session.read_slow_ms = now
+        race.is_hedged = True
+        self._ask_another(race)
 
     # Whom to ask ------------------------------------------------------------------------------------------
 
@@ -277,10 +302,3 @@ class Fetcher:
         self._members.report_lost(session, verdict)
         if not isinstance(verdict, Rollback):
             raise verdict
-
-
-def too_few(answered: int, needed: int) -> Unavailable:
-    """That a read has failed for want of disks."""
-    return Unavailable(
-        f"{answered} disks answered a read that needs {needed}; nothing older was served. Bring disks back."
-    )

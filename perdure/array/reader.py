@@ -11,14 +11,13 @@ from itertools import combinations
 
 from perdure.array.cache import WriteCache
 from perdure.array.erasure import Code
-from perdure.array.fetch import CHUNK_SECTORS, READ_RETRY_MS, READ_TRIES, Fetcher, too_few
+from perdure.array.fetch import CHUNK_SECTORS, Fetcher
 from perdure.array.geometry import SECTOR_BYTES, TAG_BYTES, Geometry, Run
 from perdure.array.members import Members
 from perdure.array.ports import Buffer, Event, Runtime
 from perdure.array.sealing import NEVER_WRITTEN, Keys, check, unseal
-from perdure.array.session import Trouble
 from perdure.array.tags import TagTable
-from perdure.errors import Corrupt, Fork
+from perdure.errors import Corrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +150,8 @@ class Reader:
     async def _read_tags(self, group: Run) -> memoryview:
         """From any one member: it is in sync, and its evidence shows that it is ours and has all that it answered."""
         place = Run(self._geometry.tag_start(group.start), group.count)
-        for _ in range(READ_TRIES):
-            for _, session in self._fetcher.to_ask():
-                try:
-                    return await session.read([place], evidence=True)
-                except Trouble:
-                    self._fetcher.trouble(session)
-                except Fork as verdict:
-                    self._fetcher.fork(session, verdict)
-            await self._runtime.sleep(READ_RETRY_MS)
-        raise too_few(0, 1)
+        answers = await self._fetcher.read([place], 1, evidence=True, least=1)
+        return memoryview(next(iter(answers.values())))
 
     # Everything, from everyone ------------------------------------------------------------------------------
 

@@ -88,7 +88,8 @@ def _zeros(count: int, kind: type[np.generic]) -> np.ndarray[Any, Any]:
 
     Not `numpy.zeros`: an allocator that overwrites what is freed also writes all the zeros that it is asked for.
     """
-    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize), kind)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory is taken even by looking at it
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(kind).itemsize, private), kind)
 
 
 def _common(left: Run, right: Run) -> Run:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
-from perdure.array.fetch import AVOID_MS, CHUNK_SECTORS, HEDGE_MS_MIN
-from perdure.array.geometry import SECTOR_BYTES, Run
+from perdure.array.erasure import Code
+from perdure.array.fetch import AVOID_MS, CHUNK_SECTORS, HEDGE_MS_MAX, HEDGE_MS_MIN, Fetcher
+from perdure.array.geometry import SECTOR_BYTES, Geometry, Run
 from perdure.array.ports import Buffer, Lane
+from perdure.array.session import Health
 from perdure.disk.wire import Opcode
 from perdure.errors import Fenced, Unavailable
+from perdure.shell.runtime import AsyncioRuntime
 from tests.array.world import SimArray, outcome, sector
 
 SECTORS = 600
@@ -127,13 +133,107 @@ def test_evidence_of_a_later_mount_ends_the_round_and_the_mount(sim: SimArray, m
 
 
 def test_a_defect_in_a_round_leaves_nobody_waiting(sim: SimArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds are under way and fail, and somebody waits for a third."""
     assert sim.array is not None
 
     async def broken(runs: Sequence[Run], wanted: int, *, evidence: bool) -> dict[int, Buffer]:
+        await sim.loop.sleep(1)
         raise ZeroDivisionError
 
     monkeypatch.setattr(sim.array.reader._fetcher, "columns", broken)
+    tasks = []
+    for _ in range(3):
+        tasks.append(sim.spawn(outcome(sim.array.reader.read(Run(0, CHUNK_SECTORS)))))
+        with contextlib.suppress(ZeroDivisionError):
+            sim.loop.run_for(0.1)
+    for _ in range(2):
+        with contextlib.suppress(ZeroDivisionError):
+            sim.loop.run_for(5)
+    assert all(task.done for task in tasks)
+
+
+def test_a_defect_in_asking_leaves_nobody_waiting(sim: SimArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sim.array is not None
+
+    async def broken(places: Sequence[Run], *, evidence: bool) -> memoryview:
+        raise ZeroDivisionError
+
+    _, session = next(iter(sim.array.members))
+    monkeypatch.setattr(session, "read", broken)
     task = sim.spawn(outcome(sim.array.reader.read(Run(1, 1))))
     with pytest.raises(ZeroDivisionError):
         sim.loop.run_for(1)
     assert task.done
+
+
+def test_when_the_process_stops_nobody_is_left_waiting() -> None:
+    """As `SyncArray` does at the end of its block, while other threads read."""
+
+    class Silent:
+        lost = None
+        health = Health.ONLINE
+        instance = b"i" * 32
+        read_slow_ms = None
+
+        async def read(self, places: Sequence[Run], *, evidence: bool) -> memoryview:
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+    async def main() -> list[object]:
+        runtime = AsyncioRuntime()
+        silent = Silent()
+        members = SimpleNamespace(to_ask=lambda: [(seat, silent) for seat in range(5)])
+        geometry = Geometry(3, 5, SECTORS)
+        fetcher = Fetcher(geometry, Code(3, 5), members, runtime, every_read=False)  # type: ignore[arg-type]
+        reads = [asyncio.ensure_future(outcome(fetcher.fetch(Run(0, CHUNK_SECTORS)))) for _ in range(4)]
+        reads.append(asyncio.ensure_future(outcome(fetcher.columns([Run(0, 1)], 3, evidence=False))))
+        await asyncio.sleep(0.05)
+        await runtime.stop()
+        return await asyncio.wait_for(asyncio.gather(*reads), 5)
+
+    assert all(isinstance(result, Unavailable) for result in asyncio.run(main()))
+
+
+def test_a_host_cannot_teach_us_patience(sim: SimArray) -> None:
+    """Each answer comes a little later than the one before, so that none is slow for what is usual."""
+    begun = sim.loop.time_ms
+    for turn in range(200):
+        sim.channels[1].lane_delay_ms[Lane.READ] = min(240.0, 2.0 + turn)
+        assert sim.read(turn) == sector(turn + 1)
+    assert sim.loop.time_ms - begun < 200 * HEDGE_MS_MAX
+    begun = sim.loop.time_ms
+    assert sim.read(5) == sector(6)
+    assert sim.loop.time_ms - begun < 5, "it is asked last by now"
+
+
+def test_who_was_asked_a_moment_ago_is_not_called_slow(sim: SimArray) -> None:
+    assert sim.array is not None
+    for seat in (0, 3):
+        sim.channels[seat].lane_delay_ms[Lane.READ] = 150 if seat == 0 else 8
+    assert sim.read(5) == sector(6)
+    sessions = dict(sim.array.members)
+    assert sessions[0].read_slow_ms is not None
+    assert sessions[3].read_slow_ms is None
+
+
+def test_a_disk_that_fails_late_costs_no_read_of_another(sim: SimArray) -> None:
+    sim.channels[1].lane_delay_ms[Lane.READ] = 100
+    assert sim.read(5) == sector(6)
+    before = _plain_reads(sim)
+    sim.channels[1].close()
+    sim.loop.run_for(200)
+    assert _plain_reads(sim) == before
+
+
+def test_tags_are_not_waited_for_at_a_slow_disk_either() -> None:
+    sim = SimArray(sectors=64)
+    sim.create()
+    sim.write(1, 1)
+    sim.settle()
+    sim.crash()
+    array = sim.mount()
+    sim.channels[0].lane_delay_ms[Lane.READ] = 200
+    begun = sim.loop.time_ms
+    assert sim.read(1) == sector(1)
+    assert sim.loop.time_ms - begun < 60
+    assert array.reader.tags.known_count == 64
