@@ -14,7 +14,9 @@ from perdure.disk.wire import LINKS, hashed_link
 from perdure.errors import WrongCommitment
 
 CHAIN_MS_MAX = 1000
-"""How long after its evidence was asked for the links of a chain are asked for."""
+"""How long after its evidence was asked for the links of a chain count: a secret is worth something for no longer."""
+CHAIN_ASK_MS_MAX = 500
+"""How long they are asked for, so that an honest answer has time to come."""
 
 
 class Chain:
@@ -28,10 +30,15 @@ class Chain:
 
     def reaches(self, seq: int, now_ms: int) -> bool:
         """Whether a command of this seq, sent now, may be acknowledged by a link."""
-        return seq <= self._last_seq and now_ms - self._asked_ms < CHAIN_MS_MAX
+        return seq <= self._last_seq and now_ms - self._asked_ms < CHAIN_ASK_MS_MAX
 
-    def accept(self, seq: int, link: bytes) -> None:
-        """Return if `link` is that of `seq`: then the disk has carried out its command. Raises WrongCommitment."""
+    def accept(self, seq: int, link: bytes, now_ms: int) -> None:
+        """Return if `link` is that of `seq`: then the disk has carried out its command. Raises WrongCommitment.
+
+        Also when it comes too late: then evidence has to say.
+        """
+        if now_ms - self._asked_ms > CHAIN_MS_MAX:
+            raise WrongCommitment("an acknowledgement came by a link that does not count any more")
         hashed, steps = link, seq - self._seq
         for _ in range(steps):
             hashed = hashed_link(hashed)

@@ -297,7 +297,7 @@ class Session:
         if (answer.instance, answer.epoch, answer.seq) != (self.instance, self.epoch, pending.seq):
             raise MalformedEvidence("the disk answered another command")
         if pending.chain is not None:
-            pending.chain.accept(pending.seq, bytes(answer.data))
+            pending.chain.accept(pending.seq, bytes(answer.data), self._runtime.now_ms())
             self.linked_seq = max(self.linked_seq, pending.seq)
         elif pending.command.wants is Wants.CHAIN:
             self._chain = Chain(bytes(answer.data), pending.seq, pending.asked_ms)

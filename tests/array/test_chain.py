@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.array.chain import CHAIN_MS_MAX, Chain
+from perdure.array.chain import CHAIN_ASK_MS_MAX, CHAIN_MS_MAX, Chain
 from perdure.disk import chain as disks
 from perdure.disk.wire import LINK_BYTES, LINKS, hashed_link
 from perdure.errors import WrongCommitment
@@ -31,7 +31,7 @@ class Pair:
         """Whether it is refused, and then changes nothing."""
         before = (self.chain._known, self.chain._seq)
         try:
-            self.chain.accept(seq, link)
+            self.chain.accept(seq, link, 0)
         except WrongCommitment:
             assert (self.chain._known, self.chain._seq) == before
             return True
@@ -45,12 +45,12 @@ def pair() -> Pair:
 
 def test_every_link_is_taken_in_its_order(pair: Pair) -> None:
     for seq, link in pair.links.items():
-        pair.chain.accept(seq, link)
+        pair.chain.accept(seq, link, 0)
 
 
 @pytest.mark.parametrize("seq", [ANCHOR_SEQ + 2, ANCHOR_SEQ + 9, LAST_SEQ])
 def test_links_may_be_skipped(pair: Pair, seq: int) -> None:
-    pair.chain.accept(seq, pair.links[seq])
+    pair.chain.accept(seq, pair.links[seq], 0)
     assert pair.refuses(seq - 1, pair.links[seq - 1])
 
 
@@ -74,26 +74,34 @@ FORGED: dict[str, Callable[[Pair], tuple[int, bytes]]] = {
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
 def test_no_other_link_is_taken(pair: Pair, forge: Callable[[Pair], tuple[int, bytes]]) -> None:
-    pair.chain.accept(11, pair.links[11])
+    pair.chain.accept(11, pair.links[11], 0)
     assert pair.refuses(*forge(pair))
-    pair.chain.accept(12, pair.links[12])
+    pair.chain.accept(12, pair.links[12], 0)
 
 
 def test_there_is_no_link_past_the_end(pair: Pair) -> None:
     """Whoever can find a preimage of the seed could; the disk cannot, so it is not even looked at."""
-    pair.chain.accept(LAST_SEQ, pair.links[LAST_SEQ])
+    pair.chain.accept(LAST_SEQ, pair.links[LAST_SEQ], 0)
     made = Chain(hashed_link(b"l" * 32), LAST_SEQ, 0)
     made._last_seq = LAST_SEQ
     with pytest.raises(WrongCommitment):
-        made.accept(LAST_SEQ + 1, b"l" * 32)
+        made.accept(LAST_SEQ + 1, b"l" * 32, 0)
 
 
 def test_a_chain_is_used_for_a_while_and_for_its_links() -> None:
     chain = Pair(asked_ms=5000).chain
     assert chain.reaches(ANCHOR_SEQ + 1, 5000)
-    assert chain.reaches(LAST_SEQ, 5000 + CHAIN_MS_MAX - 1)
+    assert chain.reaches(LAST_SEQ, 5000 + CHAIN_ASK_MS_MAX - 1)
     assert not chain.reaches(LAST_SEQ + 1, 5000)
-    assert not chain.reaches(ANCHOR_SEQ + 1, 5000 + CHAIN_MS_MAX)
+    assert not chain.reaches(ANCHOR_SEQ + 1, 5000 + CHAIN_ASK_MS_MAX)
+
+
+def test_a_link_that_comes_late_counts_for_nothing() -> None:
+    """A host holds the command back until it has taken the secret out of the disk."""
+    pair = Pair(asked_ms=5000)
+    pair.chain.accept(8, pair.links[8], 5000 + CHAIN_MS_MAX)
+    with pytest.raises(WrongCommitment, match="does not count any more"):
+        pair.chain.accept(9, pair.links[9], 5000 + CHAIN_MS_MAX + 1)
 
 
 @given(

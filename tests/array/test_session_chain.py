@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from perdure.array.chain import CHAIN_MS_MAX
+from perdure.array.chain import CHAIN_ASK_MS_MAX
 from perdure.array.ports import Lane
 from perdure.array.session import Health, Session
 from perdure.disk import wire
@@ -113,7 +113,7 @@ def test_a_chain_is_used_up_and_then_renewed(pair: Pair) -> None:
 
 def test_an_old_chain_is_not_used(pair: Pair) -> None:
     pair.prove()
-    pair.sim.loop.run_for(CHAIN_MS_MAX - 5)
+    pair.sim.loop.run_for(CHAIN_ASK_MS_MAX - 5)
     pair.prove()
     pair.sim.loop.run_for(10)
     pair.prove()
@@ -323,7 +323,7 @@ def test_a_leaked_secret_forges_until_the_next_evidence_which_finds_it_out(pair:
     elif by == "evidence":
         verdict = pair.prove(may_link=False)
     elif by == "renewal":
-        pair.sim.loop.run_for(CHAIN_MS_MAX)
+        pair.sim.loop.run_for(CHAIN_ASK_MS_MAX)
         verdict = pair.prove()
     else:
         verdict = pair.sim.run(outcome(pair.session.testify([])))
