@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class P384Key:
-    """A public key on P-384, ready to verify; `public` is the same for other purposes."""
+    """A public key on P-384, ready to verify."""
 
-    __slots__ = ("_key", "public")
+    __slots__ = ("_key",)
 
     def __init__(self, public: ec.EllipticCurvePublicKey) -> None:
         assert isinstance(public.curve, ec.SECP384R1)
-        self.public = public
         self._key = EC.new_key_from_der_data(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
     def verify(self, r: int, s: int, signed: bytes) -> None:

@@ -2,8 +2,8 @@
 
 They are alike to the byte, for as long as a leaf certificate lasts, in all but the time and the 64 bytes of user data.
 A payload that equals an earlier one everywhere else must have the same fields everywhere else: in CBOR neither the
-eight bytes of a number nor those of a string say anything about what follows. Only parsing is saved by this, two
-thirds of the work beside the signature; whatever is decided of the fields is decided each time.
+eight bytes of a number nor those of a string, once their heads are the same, say anything about what follows. Only
+parsing is saved by this, two thirds of the work beside the signature; whatever is decided is decided each time.
 """
 
 from __future__ import annotations
@@ -60,8 +60,12 @@ def _form_of(payload: bytes, fields: Payload) -> _Form | None:
     if time_start < len(_TIME_HEAD) or data_start < time_end:
         return None
     form = _Form(payload[:time_start], payload[time_end:data_start], payload[data_end:], fields)
-    # The proof that these are the fields, and not bytes of a certificate that look like them: other values there make
-    # a payload that differs in these two fields, and in nothing else.
+    # The proof that these are the fields, and not other bytes that look like them: they hold the values, and with other
+    # values there it is a payload that differs in these two fields, and in nothing else.
+    if payload[time_start:time_end] != fields.time_ms.to_bytes(_TIME_BYTES, "big"):
+        return None
+    if payload[data_start:data_end] != fields.user_data:
+        return None
     other_time_ms, other_data = fields.time_ms ^ 1, bytes(byte ^ 0xFF for byte in payload[data_start:data_end])
     other = form.before + other_time_ms.to_bytes(_TIME_BYTES, "big") + form.between + other_data + form.after
     try:
@@ -82,20 +86,23 @@ class Forms:
 
     def parse(self, payload: bytes) -> Payload:
         """As `document.parse`, result and errors."""
+        fields = self._known(payload)
+        return document.parse(payload) if fields is None else fields
+
+    def _known(self, payload: bytes) -> Payload | None:
         key = payload[:_KEY_BYTES]
         with self._lock:
             form = self._forms.get(key)
             if form is not None:
                 self._forms.move_to_end(key)
-        fields = form.parse(payload) if form is not None else None
-        if fields is None:
-            fields = document.parse(payload)
-            self._keep(key, _form_of(payload, fields))
-        return fields
+        return form.parse(payload) if form is not None else None
 
-    def _keep(self, key: bytes, form: _Form | None) -> None:
+    def learn(self, payload: bytes, fields: Payload) -> None:
+        """Keep the form of a payload with these fields. Only if hardware signed it: others could push out good ones."""
+        form = _form_of(payload, fields) if self._known(payload) is None else None
         if form is None:
             return
+        key = payload[:_KEY_BYTES]
         with self._lock:
             self._forms[key] = form
             self._forms.move_to_end(key)

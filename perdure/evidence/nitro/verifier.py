@@ -49,6 +49,8 @@ def verify(
     path = chain.verify_path(certificates) if chains is None else chains.verify(certificates)  # 4: the path ...
     _check_path_time(path, at_ms)  # ... at the time asked about
     message.verify(path.key)  # 5: the leaf signed these bytes
+    if forms is not None:
+        forms.learn(message.payload, payload)
     _check_document_time(payload.time_ms, path, policy.skew_ms_max, at_ms)  # 6
     found = {f"pcr{index}": pcr for index, pcr in sorted(payload.pcrs.items())}
     _check_debug(payload)  # 8: no program's zeros, whatever the policy lists ...

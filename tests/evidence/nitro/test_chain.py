@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.x509.oid import NameOID
 
@@ -86,7 +88,10 @@ def test_a_path_of_the_right_form_gives_the_leafs_key_and_the_common_window():
     path = steps()
     path[2].start, path[3].end = START + DAY, START + 3 * DAY
     verified = chain.verify_path(issue(path))
-    assert verified.key.public == path[-1].key.public_key()
+    r, s = decode_dss_signature(path[-1].key.sign(b"signed", ec.ECDSA(SHA384())))
+    verified.key.verify(r, s, b"signed")
+    with pytest.raises(InvalidSignature):
+        verified.key.verify(r, s, b"Signed")
     assert verified.not_before_ms == (START + DAY).timestamp() * 1000
     assert verified.not_after_ms == (START + 3 * DAY).timestamp() * 1000
     assert verified.leaf_not_before_ms == START.timestamp() * 1000

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.errors import MalformedEvidence
-from perdure.evidence.nitro import document
+from perdure.errors import BadSignature, MalformedEvidence
+from perdure.evidence.nitro import document, verifier
 from perdure.evidence.nitro.forms import Forms, _form_of
-from tests.evidence.support import fields, leaf
+from tests.evidence.support import NOW_MS, POLICY, fields, leaf
+from tests.evidence.support import document as signed_document
 
 
 def payload(**changes):
@@ -26,8 +27,8 @@ def outcome(parse, data):
 
 
 def warmed(*, data=None):
-    forms = Forms()
-    forms.parse(data or payload())
+    forms, data = Forms(), data or payload()
+    forms.learn(data, forms.parse(data))
     return forms
 
 
@@ -107,7 +108,7 @@ def test_the_forms_least_recently_used_are_forgotten():
     forms = Forms()
     names = [f"i-{number:017x}-enc{number:012x}" for number in range(Forms.SIZE_MAX + 1)]
     for name in names:
-        forms.parse(payload(module_id=name))
+        forms.learn(payload(module_id=name), document.parse(payload(module_id=name)))
     assert len(forms) == Forms.SIZE_MAX
     first, second = payload(module_id=names[0]), payload(module_id=names[1])
     assert forms.parse(first) == document.parse(first)
@@ -118,3 +119,25 @@ def test_the_last_moment_of_a_time_that_may_be_stated_has_no_other_form():
     """Its neighbour is no time, so that nothing is proved, and it is parsed each time."""
     data = payload(timestamp=1 << 32)
     assert warmed(data=data).parse(data) == document.parse(data)
+
+
+def test_a_decoy_with_the_opposite_of_the_user_data_is_not_taken_for_it():
+    """Turned over, it would become what the real field holds."""
+    values = fields(leaf())
+    real = bytes(byte & 0x7F | 0x40 for byte in range(64))
+    decoy = bytes(byte ^ 0xFF for byte in real)
+    lure = b"\x69user_data\x58\x40" + decoy
+    order = {"module_id": values["module_id"], "digest": "SHA384", "timestamp": values["timestamp"], "unknown": lure}
+    data = cbor2.dumps(order | {key: value for key, value in values.items() if key not in order} | {"user_data": real})
+    assert document.parse(data).user_data == real
+    assert warmed(data=data).parse(data).user_data == real
+
+
+def test_only_what_was_signed_is_kept():
+    forms = Forms()
+    good = signed_document()
+    with pytest.raises(BadSignature):
+        verifier.verify(good[:-1] + bytes([good[-1] ^ 1]), policy=POLICY, at_ms=NOW_MS, forms=forms)
+    assert len(forms) == 0
+    verifier.verify(good, policy=POLICY, at_ms=NOW_MS, forms=forms)
+    assert len(forms) == 1
