@@ -19,7 +19,7 @@ TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit 
 	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
 	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
 
-# The same for what the benchmarks compare with. Debian starts some of them as services, which are not used.
+# The same for what the benchmarks compare with; none of it is left running.
 BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
 	/usr/lib/postgresql/*/bin/postgres:postgresql ss:iproute2
 
@@ -32,11 +32,12 @@ WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/perdure/wheels
 # that no hash covers.
 define INSTALL
 install_lock() {
-	local from_here="--no-index --find-links $(WHEELS) --no-build-isolation --no-deps --require-hashes -r $$1"
-	mkdir -p $(WHEELS)
-	if ! $(PIP) install $$from_here 2>/dev/null; then
-		$(PIP) download --no-build-isolation --no-deps --require-hashes --dest $(WHEELS) -r "$$1"
-		$(PIP) install $$from_here
+	local wheels="$(WHEELS)"
+	if ! { mkdir -p "$$wheels" && [ -w "$$wheels" ]; } 2>/dev/null; then wheels=$(VENV)/wheels; fi
+	local from_here=(--no-index --find-links "$$wheels" --no-build-isolation --no-deps --require-hashes -r "$$1")
+	if ! $(PIP) install "$${from_here[@]}" 2>/dev/null; then
+		$(PIP) download --no-build-isolation --no-deps --require-hashes --dest "$$wheels" -r "$$1"
+		$(PIP) install "$${from_here[@]}"
 	fi
 }
 endef
@@ -52,7 +53,7 @@ apt() {
 endef
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(VENV)/.installed ## Make .venv and install the locked dependencies
 
@@ -124,7 +125,13 @@ tools:
 	@$(call PACKAGES,$(TOOLS),the system tests,tests)
 
 bench-tools: tools
-	@$(call PACKAGES,$(BENCH_TOOLS),the benchmarks,benchmarks)
+	@policy=/usr/sbin/policy-rc.d  # which keeps Debian from starting as a service what it installs
+	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then
+		trap "rm -f $$policy" EXIT
+		printf '#!/bin/sh\nexit 101\n' > $$policy
+		chmod +x $$policy
+	fi
+	$(call PACKAGES,$(BENCH_TOOLS),the benchmarks,benchmarks)
 
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.

@@ -66,7 +66,7 @@ class Settings:
     zones: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
     collateral: Callable[[], Collateral] = lambda: NONE
-    """Gives what verifiers may need beside evidence; asked for each document, from several threads."""
+    """Gives what verifiers may need beside evidence; asked for each document."""
 
     def __post_init__(self) -> None:
         if self.acknowledgement_chains and not self.policy.acknowledgement_chains:
@@ -83,7 +83,7 @@ _Require = Callable[[Array, int, Session, Greeting], Awaitable[None]]
 
 
 class Host:
-    """The shell of one main program: channels, clock and verifier threads, to be closed together."""
+    """The shell of one main program: channels, clock and verifier, to be closed together."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -198,7 +198,7 @@ class Host:
     # The end ----------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Drop the connections and end the threads."""
+        """Drop the connections and end what runs beside them."""
         for channel in self.channels:
             channel.close()
         await self.runtime.stop()

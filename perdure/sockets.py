@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
+
+
+def is_stale(path: Path) -> bool:
+    """Whether nobody listens at the socket whose file this is. Raises OSError when that cannot be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a live listener with a full backlog must not hold us up
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 def remove_stale(address: str) -> None:
@@ -14,8 +26,6 @@ def remove_stale(address: str) -> None:
     path = Path(address.removeprefix("unix:"))
     if not address.startswith("unix:") or not path.is_socket():
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
+    with contextlib.suppress(OSError):  # then whoever binds there says what is wrong
+        if is_stale(path):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The disk's state machine: a command's bytes in, a reply's bytes out. No socket, clock or randomness.
+"""The disk's state machine: a command's bytes in, a reply's bytes out. No socket or clock; randomness is given.
 
 State: `instance`, `epoch` (zero: never opened), `seq`, sector memory, and the acknowledgement chain, if one was asked
 for. What each check is for (docs/spec.md, section 3, and docs/threat-model.md):
@@ -52,7 +52,7 @@ def wipe(buffer: memoryview) -> None:
 
 
 class DiskCore:
-    """One disk. `memory` is its sectors (a whole number of them), all zero; `instance` 32 fresh random bytes."""
+    """One disk. `memory`: its sectors, all zero; `instance`: 32 bytes of `random`; `authority`: the public key."""
 
     def __init__(self, memory: memoryview, instance: bytes, authority: bytes, random: Callable[[int], bytes]) -> None:
         self.memory = memory
@@ -141,8 +141,7 @@ class DiskCore:
                 raise Refusal(Reason.MALFORMED)
             if target + count > size or source + count > size:
                 raise Refusal(Reason.OUT_OF_RANGE)
-            if kind == _WRITE:
-                written += count
+            written += count * (kind == _WRITE)
         return written
 
     def _apply(self, ops: list[tuple[int, int, int, int]], data: memoryview) -> None:
@@ -176,10 +175,7 @@ class DiskCore:
     @staticmethod
     def _split(body: memoryview, record_bytes: int) -> tuple[memoryview, memoryview]:
         """The counted records at the start of `body`, and what follows them."""
-        if len(body) < wire.COUNT.size:
-            raise Refusal(Reason.MALFORMED)
-        (count,) = wire.COUNT.unpack_from(body)
-        end = wire.COUNT.size + count * record_bytes
-        if len(body) < end:
+        end = wire.COUNT.size + int.from_bytes(body[: wire.COUNT.size], "big") * record_bytes
+        if len(body) < end:  # also if it does not even hold the count
             raise Refusal(Reason.MALFORMED)
         return body[wire.COUNT.size : end], body[end:]

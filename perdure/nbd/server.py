@@ -12,12 +12,14 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from perdure.errors import Misuse
 from perdure.nbd.backend import Backend
 from perdure.nbd.handshake import Export
 from perdure.nbd.session import Session
+from perdure.sockets import is_stale
 
 CONNECTIONS_MAX = 32
 
@@ -153,16 +155,13 @@ def _remove_stale(path: str) -> None:
         return  # absent, or unreachable: then bind says why
     if not stat.S_ISSOCK(mode):
         raise Misuse(f"{path} exists and is not a socket; nothing was changed, choose another path.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a live server with a full backlog must not hold us up
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except OSError as error:
-            raise Misuse(f"Cannot tell whether a server is alive at {path}: {error.strerror}.") from error
-    raise Misuse(f"A server already listens at the Unix socket {path}; stop it or choose another path.")
+    try:
+        stale = is_stale(Path(path))
+    except OSError as error:
+        raise Misuse(f"Cannot tell whether a server is alive at {path}: {error.strerror}.") from error
+    if not stale:
+        raise Misuse(f"A server already listens at the Unix socket {path}; stop it or choose another path.")
+    os.unlink(path)
 
 
 # TCP ------------------------------------------------------------------------------------------------------

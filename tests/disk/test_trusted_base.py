@@ -98,3 +98,17 @@ def test_init_loads_the_standard_library_alone() -> None:
     loaded = set(closure("init")["new"]) - set(closure()["new"])
     assert {name.partition(".")[0] for name in loaded} <= sys.stdlib_module_names | {"perdure"}
     assert "perdure.disk.init" in loaded
+
+
+def test_the_readme_and_the_design_state_the_lines_that_there_are() -> None:
+    root = FOLDER.parents[1]
+    common = [path.name for path in FOLDER.glob("*.py") if path.stem not in {"init", *DOORS}]
+    whole = {door: lines(*common, "init.py", f"{door}.py") for door in ("nsm", "tsm", "tpm")}
+    readme = " ".join((root / "README.md").read_text().split())
+    assert f"{whole['nsm']} lines on Nitro, {whole['tsm']} on SEV-SNP and TDX, {whole['tpm']} on a TPM" in readme
+    assert f"{lines('init.py')} of them are the init" in readme
+    assert f"wire format are {lines('core.py', 'chain.py', 'wire.py')}." in readme
+    design = (root / "docs" / "design.md").read_text()
+    for door, total in whole.items():
+        row = f"| {lines(*common)} | {lines('init.py')} | `{door}` {lines(f'{door}.py')} | {total} |"
+        assert row in design, door
