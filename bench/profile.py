@@ -9,16 +9,15 @@ which they are the innermost (`self`) or anywhere on the stack (`all`). docs/per
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import processes
@@ -73,7 +72,7 @@ def work_of(running: Running, name: str, seconds: float) -> Callable[[], object]
     work = table.ALL.get(name)
     if work is None:
         raise SystemExit(f"there is no work called {name}; there are {REBUILD}, {', '.join(table.ALL)}")
-    return lambda: fio.run(work, running.place, seconds + 2)
+    return lambda: fio.run(running.place, work, seconds + 2)
 
 
 def main() -> int:
@@ -91,11 +90,10 @@ def main() -> int:
             work = work_of(running, options.work, options.seconds)
             found = running.processes()
             pids = {"main": found["main"][0], "disk": found["disks"][0], "platform": found["platform"][0]}
-            busy = threading.Thread(target=work)
-            busy.start()
-            with contextlib.ExitStack() as stack:
-                stack.callback(busy.join)
+            with ThreadPoolExecutor(1) as beside:
+                busy = beside.submit(work)
                 collected = sample(pids, options.seconds, Path(folder))
+                busy.result()  # if the work went wrong, the samples say nothing
     except Skip as why:
         print(f"SKIPPED: {why}", file=sys.stderr)
         return 2
