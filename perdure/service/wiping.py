@@ -19,8 +19,8 @@ _TUNABLES: Final = {
     "glibc.malloc.tcache_count": 0,  # blocks in a thread's cache are not overwritten (malloc.c), so there is no cache
     # Not for wiping: buffers of a batch are kept by the allocator instead of being mapped and faulted in page by page
     # each time, which takes longer than coding them (docs/performance.md).
-    "glibc.malloc.mmap_threshold": 4 << 20,
-    "glibc.malloc.trim_threshold": 16 << 20,
+    "glibc.malloc.mmap_threshold": 2 << 20,
+    "glibc.malloc.trim_threshold": 4 << 20,
 }
 SETTINGS: Final = {
     "MALLOC_PERTURB_": "165",
