@@ -14,6 +14,7 @@ from perdure.array.fetch import AVOID_MS, CHUNK_SECTORS, HEDGE_MS_MAX, HEDGE_MS_
 from perdure.array.geometry import SECTOR_BYTES, Geometry, Run
 from perdure.array.ports import Buffer, Lane
 from perdure.array.session import Health
+from perdure.disk import wire
 from perdure.disk.wire import Opcode
 from perdure.errors import Fenced, Unavailable
 from perdure.shell.runtime import AsyncioRuntime
@@ -207,9 +208,12 @@ def test_a_host_cannot_teach_us_patience(sim: SimArray) -> None:
 
 
 def test_who_was_asked_a_moment_ago_is_not_called_slow(sim: SimArray) -> None:
+    """Seat 1 refuses after some 15 ms, so 3 is asked; at 20 ms the round is slow for the sake of 0."""
     assert sim.array is not None
-    for seat in (0, 3):
-        sim.channels[seat].lane_delay_ms[Lane.READ] = 150 if seat == 0 else 8
+    for seat, delay_ms in ((0, 150), (1, 7), (3, 8)):
+        sim.channels[seat].lane_delay_ms[Lane.READ] = delay_ms
+    refusal = wire.REPLY_HEADER.pack(wire.REFUSAL, wire.Reason.WRONG_EPOCH)
+    sim.channels[1].tamper = lambda lane, command, reply: refusal if lane is Lane.READ else reply
     assert sim.read(5) == sector(6)
     sessions = dict(sim.array.members)
     assert sessions[0].read_slow_ms is not None

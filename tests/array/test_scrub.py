@@ -243,3 +243,18 @@ def test_a_rebuild_accuses_nobody_of_a_sector_that_changed_while_it_looked_again
     monkeypatch.undo()
     assert _errors(sim) == [0] * 5
     assert _scrub(sim).mended == 0
+
+
+@pytest.mark.parametrize("seat", range(5))
+@pytest.mark.parametrize("where", ["a fragment", "a fragment never written", "a tag", "a tag never written"])
+def test_one_wrong_thing_alone_is_found_wherever_it_is(sim: SimArray, seat: int, where: str) -> None:
+    """Where everything else is as it must be, a whole run is looked at in one turn."""
+    shape = sim.geometry
+    index = 3 if "never" in where else 2
+    _flip(sim, seat, shape.tag_start(index) if "tag" in where else shape.fragment_start(index))
+    assert sim.array is not None
+    if (seat, where) == (0, "a tag never written"):  # the one that told the tag: others' "never written" opens anything
+        assert isinstance(sim.run(outcome(sim.array.reader.differing(Run(0, 16)))), Corrupt)
+        return
+    (wrong,) = sim.run(sim.array.reader.differing(Run(0, 16)))
+    assert (wrong.index, wrong.content) == (index, sector(0 if "never" in where else index + 1))
