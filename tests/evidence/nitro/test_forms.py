@@ -141,3 +141,13 @@ def test_only_what_was_signed_is_kept():
     assert len(forms) == 0
     verifier.verify(good, policy=POLICY, at_ms=NOW_MS, forms=forms)
     assert len(forms) == 1
+
+
+def test_text_that_holds_both_values_is_not_taken_for_the_fields():
+    """Other bytes there are no text any more."""
+    time_ms, user_data = 0x0000_0102_0304_0506, b"x" * 64
+    text = b"\x69timestamp\x1b" + time_ms.to_bytes(8, "big") + b"\x69user_data\x58\x40" + user_data
+    values = fields(leaf()) | {"timestamp": time_ms, "user_data": user_data}
+    data = cbor2.dumps({"unknown": text.decode()} | values)
+    assert _form_of(data, document.parse(data)) is None
+    assert warmed(data=data).parse(data) == document.parse(data)
