@@ -258,3 +258,12 @@ def test_one_wrong_thing_alone_is_found_wherever_it_is(sim: SimArray, seat: int,
         return
     (wrong,) = sim.run(sim.array.reader.differing(Run(0, 16)))
     assert (wrong.index, wrong.content) == (index, sector(0 if "never" in where else index + 1))
+
+
+def test_where_there_is_no_parity_a_wrong_fragment_shows_by_its_tag_alone() -> None:
+    sim = SimArray(k=2, n=2, sectors=4)
+    array = sim.create()
+    sim.write(1, 1)
+    sim.settle()
+    _flip(sim, 0, sim.geometry.fragment_start(1))
+    assert isinstance(sim.run(outcome(array.reader.differing(Run(0, 4)))), Corrupt)

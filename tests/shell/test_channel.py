@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -184,5 +185,46 @@ def test_who_waits_for_a_connection_hears_of_it_when_the_channel_is_closed_befor
         way.close()
         peer.close()
         server.close()
+
+    asyncio.run(main())
+
+
+class Clock:
+    """A loop's clock and its timers, moved by hand."""
+
+    def __init__(self):
+        self.now, self.timers = 0.0, []
+
+    def time(self):
+        return self.now
+
+    def call_at(self, when, call):
+        timer = [when, call]
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer) if timer in self.timers else None)
+
+    def fire(self):
+        """Let the one timer that there is come."""
+        ((self.now, call),) = self.timers
+        self.timers.clear()
+        call()
+
+
+def test_the_timer_goes_on_to_the_next_exchange_when_the_oldest_was_answered():
+    async def main():
+        connection, transport, _ = connected(0)
+        clock = connection._loop = Clock()
+        loop = asyncio.get_running_loop()
+        first, second = loop.create_future(), loop.create_future()
+        connection.send([b"a"], first, 0.0)
+        connection.send([b"b"], second, 5.0)
+        receive(connection, framed(b"yes"), [100])
+        assert bytes(first.result()) == b"yes"
+        clock.fire()
+        assert (clock.now, transport.is_aborted) == (60.0, False)
+        clock.fire()
+        assert (clock.now, transport.is_aborted) == (65.0, True)
+        with pytest.raises(Disconnected, match="no answer in time"):
+            await second
 
     asyncio.run(main())

@@ -151,3 +151,12 @@ def test_text_that_holds_both_values_is_not_taken_for_the_fields():
     data = cbor2.dumps({"unknown": text.decode()} | values)
     assert _form_of(data, document.parse(data)) is None
     assert warmed(data=data).parse(data) == document.parse(data)
+
+
+def test_any_changed_byte_beside_the_fields_is_seen():
+    good = payload()
+    forms = warmed()
+    end = good.index(b"user_data\x58\x40") + 11 + 64
+    for at in (*range(0, end - 64, 37), *range(end - 80, end - 64), *range(end, len(good))):
+        bad = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        assert outcome(forms.parse, bad) == outcome(document.parse, bad)
