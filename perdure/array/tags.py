@@ -7,11 +7,12 @@ since this program fenced the array. 64 bytes for each 4,096, taken from the sys
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from perdure.array.geometry import TAG_BYTES, Geometry, Run
+from perdure.array.geometry import TAG_BYTES, Geometry, Run, ceil_div
 from perdure.array.ports import Buffer
 
 CHANGES_MASK = 0xFFFFFFFF
@@ -25,6 +26,8 @@ class TagTable:
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
         self._rows = _zeros(geometry.sectors * TAG_BYTES, np.uint8).reshape(geometry.sectors, TAG_BYTES)
+        self._groups = bytearray(ceil_div(geometry.sectors, GROUP_TAGS))
+        """1 for each group that was learnt whole; of the others `_known` says which tags are known."""
         self._known = _zeros(geometry.sectors, np.bool_)
         self._changes = _zeros(geometry.sectors, np.uint32)
         # The same memory again: one element of a memoryview costs a fraction of one of an array.
@@ -35,7 +38,8 @@ class TagTable:
     @property
     def known_count(self) -> int:
         """How many are known."""
-        return int(np.count_nonzero(self._known))
+        groups = self._groups_of(Run(0, self._geometry.sectors))
+        return sum(part.count if self._groups[at] else int(np.count_nonzero(self._of(part))) for at, part in groups)
 
     def get(self, run: Run) -> bytes:
         """The tags of `run`, end to end; all must be known."""
@@ -45,8 +49,8 @@ class TagTable:
     def knows(self, run: Run) -> bool:
         """Whether every tag of `run` is known."""
         if run.count == 1:
-            return bool(self._known_bytes[run.start])
-        return bool(self._known[run.start : run.end].all())
+            return bool(self._groups[run.start // GROUP_TAGS] or self._known_bytes[run.start])
+        return all(self._groups[at] or self._of(part).all() for at, part in self._groups_of(run))
 
     def changes(self, run: Run) -> list[int]:
         """How often each tag of `run` was changed. A sector may be written and trimmed, and look as it did before."""
@@ -72,15 +76,31 @@ class TagTable:
     def learn(self, run: Run, tags: memoryview) -> None:
         """What a disk proved to hold; a tag that is known already is newer and stays."""
         rows = np.frombuffer(tags, np.uint8).reshape(run.count, TAG_BYTES)
-        missing = ~self._known[run.start : run.end]
-        self._rows[run.start : run.end][missing] = rows[missing]
-        self._known[run.start : run.end] = True
+        for at, part in self._groups_of(run):
+            if self._groups[at]:
+                continue
+            missing = ~self._of(part)
+            self._rows[part.start : part.end][missing] = rows[part.start - run.start : part.end - run.start][missing]
+            if part == self._group(at):
+                self._groups[at] = 1
+            else:
+                self._of(part)[:] = True
 
     def groups(self, run: Run) -> list[Run]:
         """The whole groups to read so that `run` becomes known."""
-        starts = range(run.start // GROUP_TAGS * GROUP_TAGS, run.end, GROUP_TAGS)
-        groups = (Run(start, min(GROUP_TAGS, self._geometry.sectors - start)) for start in starts)
-        return [group for group in groups if not self.knows(_common(group, run))]
+        return [self._group(at) for at, part in self._groups_of(run) if not self.knows(part)]
+
+    def _group(self, at: int) -> Run:
+        start = at * GROUP_TAGS
+        return Run(start, min(GROUP_TAGS, self._geometry.sectors - start))
+
+    def _groups_of(self, run: Run) -> Iterator[tuple[int, Run]]:
+        """The numbers of the groups that `run` touches, and its part of each."""
+        for at in range(run.start // GROUP_TAGS, ceil_div(run.end, GROUP_TAGS)):
+            yield at, _common(self._group(at), run)
+
+    def _of(self, run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return self._known[run.start : run.end]
 
 
 def _zeros(count: int, kind: type[np.generic]) -> np.ndarray[Any, Any]:

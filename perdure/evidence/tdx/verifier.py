@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import dcap_qvl
-
 from perdure.errors import (
     BadChain,
     BadEvidence,
@@ -143,6 +141,8 @@ def _check_attributes(quote: Quote) -> None:
 
 def _processor(quote: Quote) -> _Processor:
     """What the processor's certificate, which is verified, says in Intel's own extension."""
+    import dcap_qvl  # noqa: PLC0415  (native code that only arrays with TDX disks need in memory)
+
     try:
         found = dcap_qvl.parse_pck_extension_from_pem(quotes.to_pem(quote.certificates[:1]))
         return _Processor(ppid=bytes(found.ppid), fmspc=bytes(found.fmspc), pce_id=bytes(found.pce_id))
@@ -176,6 +176,8 @@ def _statements(
 
 def _check_tcb(quote: Quote, statements: Statements, root: TrustedRoot, at_ms: int) -> None:
     """The status of every part's TCB level, and what they come to, must be one that the policy accepts."""
+    import dcap_qvl  # noqa: PLC0415
+
     tcb_info, qe_identity = statements.tcb_info, statements.qe_identity
     rewritten = dcap_qvl.QuoteCollateralV3(
         pck_crl_issuer_chain=quotes.to_pem(quote.certificates[1:]).decode(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 
 import dcap_qvl
@@ -537,7 +538,7 @@ def test_native_code_is_given_nothing_that_a_host_chose(monkeypatch):
         QuotePolicy, QuoteCollateralV3 = dcap_qvl.QuotePolicy, dcap_qvl.QuoteCollateralV3
         parse_pck_extension_from_pem = staticmethod(dcap_qvl.parse_pck_extension_from_pem)
 
-    monkeypatch.setattr(verifier, "dcap_qvl", Library)
+    monkeypatch.setitem(sys.modules, "dcap_qvl", Library)
     pem = b"".join(one.pem for one in V4.chain)
     free = [V4, replace(V4, tail=bytes(100)), replace(V4, pem=pem.replace(b"\n", b"\r\n")), replace(V4, pem=pem[:-1])]
     texts = [
@@ -566,5 +567,5 @@ def test_a_failure_of_native_code_is_a_typed_error(monkeypatch):
         def verify_with_policy(self, *_):
             raise ValueError("\x1b[31m" + "x" * 1000)
 
-    monkeypatch.setattr(verifier.dcap_qvl, "QuoteVerifier", Failing)
+    monkeypatch.setattr(dcap_qvl, "QuoteVerifier", Failing)
     refuse(OutdatedTcb, match=r"\\x1b")
