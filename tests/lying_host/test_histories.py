@@ -175,8 +175,9 @@ def test_a22_an_older_main_program_that_is_put_back_refuses_the_array_with_exit_
     newer = tmp_path / "newer"
     shutil.copytree(Path(perdure.__file__).parent, newer / "perdure", ignore=shutil.ignore_patterns("__pycache__"))
     text = (newer / "perdure" / "__init__.py").read_text()
-    assert "RELEASE = 2\n" in text
-    (newer / "perdure" / "__init__.py").write_text(text.replace("RELEASE = 2\n", "RELEASE = 3\n"))
+    here, later = perdure.RELEASE, perdure.RELEASE + 1
+    assert f"RELEASE = {here}\n" in text
+    (newer / "perdure" / "__init__.py").write_text(text.replace(f"RELEASE = {here}\n", f"RELEASE = {later}\n"))
     own = dict(host.env)
     host.env.update(PYTHONPATH=str(newer), PYTHONSAFEPATH="1")  # not the current directory's
     host.mount()
@@ -185,7 +186,7 @@ def test_a22_an_older_main_program_that_is_put_back_refuses_the_array_with_exit_
     host.env.clear()
     host.env.update(own)
     sentence = host.refusal(3)
-    assert "release 2 of the main program has mounted this array, and this is release 1" in sentence
+    assert f"release {later} of the main program has mounted this array, and this is release {here}" in sentence
     host.env.update(PYTHONPATH=str(newer), PYTHONSAFEPATH="1")
     host.mount()
     assert host.read(0, SECTOR) == data_of(1)
