@@ -22,7 +22,7 @@ from perdure.array.join import Join
 from perdure.array.mount import Mounting
 from perdure.array.session import Session
 from perdure.disk import wire
-from perdure.disk.core import DiskCore, Refusal
+from perdure.disk.core import DiskCore
 from perdure.sim.run import Outcome, run_seed
 
 Bug = Callable[[pytest.MonkeyPatch], None]
@@ -54,12 +54,15 @@ class _NoRandomness:
 def equal_epoch_is_accepted(patch: pytest.MonkeyPatch) -> None:
     """A disk carries out an OPEN of the epoch that it has: its seq begins anew, and recorded commands land again."""
 
-    def opened(self: DiskCore, epoch: bytes, *, malformed: bool) -> None:
-        if malformed or epoch < self.epoch:
-            raise Refusal(wire.Reason.WRONG_EPOCH)
-        self.epoch, self.seq = epoch, 0
+    carry_out = DiskCore._carry_out
 
-    patch.setattr(DiskCore, "_open", opened)
+    def opened(self: DiskCore, opcode: int, wants: int, instance: bytes, epoch: bytes, *rest: Any) -> int:
+        if opcode == wire.Opcode.OPEN and instance == self.instance and epoch == self.epoch != wire.NO_EPOCH:
+            self.seq = 0
+            return 0
+        return carry_out(self, opcode, wants, instance, epoch, *rest)
+
+    patch.setattr(DiskCore, "_carry_out", opened)
 
 
 def acknowledged_before_evidence(patch: pytest.MonkeyPatch) -> None:
