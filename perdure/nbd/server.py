@@ -21,7 +21,7 @@ from perdure.nbd.handshake import Export
 from perdure.nbd.session import Session
 from perdure.sockets import is_stale
 
-CONNECTIONS_MAX = 32
+CONNECTIONS_MAX = 64
 
 _USAGE = "use unix:/path or tcp:host:port"
 
