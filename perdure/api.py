@@ -85,7 +85,8 @@ _Require = Callable[[Array, int, Session, Greeting], Awaitable[None]]
 class Host:
     """The shell of one main program: channels, clock and verifier, to be closed together."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called when a disk's health has changed."""
         self.settings = settings
         self.runtime = AsyncioRuntime()
         self.verifier = PolicyVerifier(settings.policy, settings.collateral)
@@ -99,6 +100,7 @@ class Host:
             settings.dead_after_ms,
             spread,
             has_chains=settings.acknowledgement_chains,
+            on_change=on_change,
         )
 
     def start(self, opened: Opened) -> Array:
@@ -224,12 +226,17 @@ async def _opened(host: Host, opening: Coroutine[Any, Any, Array]) -> AsyncItera
 
 
 @asynccontextmanager
-async def create_array_async(settings: Settings, *, k: int, n: int, size_bytes: int) -> AsyncIterator[Array]:
+async def create_array_async(
+    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0
+) -> AsyncIterator[Array]:
     """Make an array of n blank disks and own it until the block ends; keep `array.array_id`.
+
+    `history_sectors` are kept beside `size_bytes` for `perdure.array.history`; a main program as a service wants
+    `perdure.array.geometry.HISTORY_SECTORS`.
 
     Raises Misuse (shape, size, disks that are not blank), BadEvidence, Unavailable; then there is no array.
     """
-    geometry = Geometry.for_size(k, n, size_bytes)
+    geometry = Geometry.for_size(k, n, size_bytes, history_sectors)
     host = Host(settings)
     async with _opened(host, host.create(geometry)) as array:
         yield array
@@ -340,9 +347,11 @@ def _in_thread(host: Host, opening: Coroutine[Any, Any, Array]) -> Iterator[Sync
 
 
 @contextmanager
-def create_array(settings: Settings, *, k: int, n: int, size_bytes: int) -> Iterator[SyncArray]:
+def create_array(
+    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0
+) -> Iterator[SyncArray]:
     """`create_array_async` for threads: a context manager that gives a `SyncArray`."""
-    geometry = Geometry.for_size(k, n, size_bytes)
+    geometry = Geometry.for_size(k, n, size_bytes, history_sectors)
     host = Host(settings)
     with _in_thread(host, host.create(geometry)) as array:
         yield array

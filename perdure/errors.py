@@ -43,6 +43,10 @@ class Blank(DiskLost):
     """A disk was restarted: it is another instance, and remembers nothing."""
 
 
+class TakenOffline(DiskLost):
+    """An operator took the disk out of use. It may come back with what it holds."""
+
+
 class Corrupt(PerdureError):
     """Bytes that must authenticate do not. Nothing wrong is returned in their place."""
 

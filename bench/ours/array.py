@@ -15,7 +15,7 @@ from typing import Any
 from bench import processes
 from bench.model import K, N
 from bench.work.fio import Place
-from perdure.array.geometry import Geometry
+from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.service import config, local, template
 from perdure.service.config import Acknowledgements
 from perdure.service.processes import find, remember
@@ -133,7 +133,7 @@ def _prepare(running: Running) -> None:
 def _start_lazy_disks(running: Running) -> None:
     """As `perdure up` would, with another launcher; it then finds them by their process files."""
     found = config.load(running.directory / config.NAME)
-    size_bytes = Geometry.for_size(K, N, found.array.size_bytes).disk_bytes
+    size_bytes = Geometry.for_size(K, N, found.array.size_bytes, HISTORY_SECTORS).disk_bytes
     for seat, address in enumerate(found.addresses):
         words: Sequence[object] = (
             *(sys.executable, "-P", LAZY, "--image", running.directory / local.IMAGE_FILE),

@@ -97,6 +97,17 @@ def recorded_read(frame: bytes) -> RecordedRead:
     return RecordedRead(command, instance, epoch, runs)
 
 
+def recorded_hello(frame: bytes) -> Command:
+    """The HELLO in `frame`. Raises Corrupt when it is none."""
+    header = frame[wire.SIGNATURE_BYTES :]
+    if len(header) != wire.COMMAND_HEADER.size:
+        raise Corrupt("a recorded command is no HELLO")
+    version, opcode, wants, *_, nonce = wire.COMMAND_HEADER.unpack(header)
+    if (version, opcode, wants) != (wire.VERSION, Opcode.HELLO, Wants.EVIDENCE):
+        raise Corrupt("a recorded command is no HELLO")
+    return Command((frame,), wire.command_digest(header), nonce, 0, Wants.EVIDENCE)
+
+
 def build(
     authority: Authority,
     opcode: Opcode,

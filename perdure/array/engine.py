@@ -17,8 +17,9 @@ from perdure.array.reader import Reader
 from perdure.array.receipt import Erased, whole_sectors
 from perdure.array.scrub import Scrub
 from perdure.array.sealing import Keys
+from perdure.array.session import Health
 from perdure.array.world import Opened, World
-from perdure.errors import Misuse, PerdureError
+from perdure.errors import Misuse, PerdureError, TakenOffline
 
 TICK_MS = 25
 """How long what was written waits for company when nobody flushes."""
@@ -104,6 +105,21 @@ class Array:
         self._check(0, 0)
         await self.committer.flush()
 
+    async def read_sectors(self, run: Run) -> Buffer:
+        """Whole sectors, also those that are not presented (`perdure.array.history`). Raises as `pread` does."""
+        self._check(0, 0)
+        return await self._read_sectors(run)
+
+    async def write_sectors(self, start: int, data: Buffer) -> None:
+        """Write whole sectors, also those that are not presented; durable after `flush`. Raises as `pwrite` does."""
+        self._check(0, 0)
+        view = memoryview(data)
+        for at in range(0, len(view), SECTOR_BYTES):
+            if self.cache.is_full:
+                await self.committer.room()
+            self.cache.write(start + at // SECTOR_BYTES, bytes(view[at : at + SECTOR_BYTES]))
+        self.committer.pump()
+
     async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
         """Make `length` bytes from `offset` read as zeros; whole sectors are wiped on every disk."""
         self._check(offset, length)
@@ -156,6 +172,27 @@ class Array:
         session = self._world.session(channel)
         await joining.run(session, seat, progress, sectors_per_s=sectors_per_s, reseal=reseal)
         self._runtime.spawn(self._heartbeat(session.instance))
+
+    async def take_offline(self, seat: int) -> None:
+        """Vote a live disk off although nothing is wrong with it; return when the roster without it is in force.
+
+        It keeps what it holds and can join again. Raises Misuse where there is no disk, or none could be lost
+        afterwards, and what ended the mount.
+        """
+        self._check(0, 0)
+        seats = dict(self.members)
+        if seat not in seats:
+            raise Misuse(f"seat {seat} has no disk that could be taken offline")
+        alive = [at for at, session in seats.items() if session.health is Health.ONLINE and at != seat]
+        if len(alive) <= self.geometry.k:
+            raise Misuse(
+                f"without the disk in seat {seat} no other could be lost any more: {len(alive)} would be left and "
+                f"{self.geometry.k} are needed. Nothing was changed; mend what is missing first"
+            )
+        verdict = TakenOffline(f"disk {seats[seat].channel.address} was taken offline by an operator.")
+        seats[seat].give_up(verdict)
+        self.members.report_lost(seats[seat], verdict)
+        await self.committer.flush()
 
     async def scrub(self, progress: Progress, *, sectors_per_s: int = 0) -> None:
         """Check every sector on every member, with evidence, and write anew what is wrong somewhere. See `Scrub`."""

@@ -19,6 +19,8 @@ SLOTS = 16
 """Journal slots on each disk: entry S lives in slot S mod SLOTS, so at most this many are not yet applied."""
 ENTRY_SECTORS_MAX = 256
 ENTRY_TRIMS_MAX = 64
+HISTORY_SECTORS = 1024
+"""What the main program as a service keeps for its history: 4 MiB."""
 TRIM_SECTORS_MAX = 1 << 15
 """The most sectors that one entry trims, all its runs together, so that a disk never zeroes for long at a stretch:
 64 MiB with k = 2, a tenth of a second where memory is touched for the first time."""
@@ -55,6 +57,8 @@ class Geometry:
     k: int
     n: int
     sectors: int
+    history_sectors: int = 0
+    """So many of them, the last, are not presented: the main program keeps its history there."""
     fragment_sectors: int = field(init=False, repr=False, compare=False)
     """One fragment: a k-th of a sector, rounded up to whole disk sectors."""
     fragment_bytes: int = field(init=False, repr=False, compare=False)
@@ -74,8 +78,8 @@ class Geometry:
                 f"k must be more than half of n and at most n, not {self.k} of {self.n}: with k <= n/2 a host that "
                 "hides disks could show two different arrays"
             )
-        if self.sectors < 1:
-            raise Misuse("the size must be at least one sector of 4,096 bytes")
+        if not 0 <= self.history_sectors < self.sectors:
+            raise Misuse("the size must be at least one sector of 4,096 bytes, beside what the history takes")
         self._work_out()
         if self.disk_sectors >= ADDRESSABLE:
             raise Misuse("the size is more than one disk can address (256 GiB on each disk)")
@@ -98,7 +102,12 @@ class Geometry:
     @property
     def size_bytes(self) -> int:
         """What the array presents."""
-        return self.sectors * SECTOR_BYTES
+        return (self.sectors - self.history_sectors) * SECTOR_BYTES
+
+    @property
+    def history(self) -> Run:
+        """The sectors that are not presented."""
+        return Run(self.sectors - self.history_sectors, self.history_sectors)
 
     @property
     def current_start(self) -> int:
@@ -138,15 +147,15 @@ class Geometry:
         return self.disk_sectors * DISK_SECTOR_BYTES
 
     @classmethod
-    def for_size(cls, k: int, n: int, size_bytes: int) -> Geometry:
-        """The geometry of an array of `size_bytes`. Raises Misuse when that is not a multiple of 4,096."""
+    def for_size(cls, k: int, n: int, size_bytes: int, history_sectors: int = 0) -> Geometry:
+        """The geometry of an array that presents `size_bytes`. Raises Misuse when that is not a multiple of 4,096."""
         if size_bytes <= 0 or size_bytes % SECTOR_BYTES:
             near = max(SECTOR_BYTES, ceil_div(size_bytes, SECTOR_BYTES) * SECTOR_BYTES)
             raise Misuse(
                 f"the size must be a positive multiple of 4,096 bytes, not {size_bytes}; {near} would do. "
                 "Nothing was created."
             )
-        return cls(k, n, size_bytes // SECTOR_BYTES)
+        return cls(k, n, size_bytes // SECTOR_BYTES + history_sectors, history_sectors)
 
 
 assert Geometry(2, 3, 1).slot_sectors * DISK_SECTOR_BYTES < COMMAND_BYTES_MAX * 3 // 4

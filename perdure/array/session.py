@@ -11,7 +11,7 @@ that fails for `dead_after_ms` is the disk LOST. Refusals are unsigned, so they 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -62,6 +62,14 @@ class Greeting:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A question and its answer with evidence, as they were sent and received: whoever has the policy can judge it."""
+
+    question: bytes
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Testimony:
     """What a disk answered to a READ, by evidence; the frames as they were sent and received."""
 
@@ -86,7 +94,7 @@ class _Pending:
 class Session:
     """One disk in one mount. `dead_after_ms` bounds how long it may be silent before it is given up.
 
-    `has_chain`: whether acknowledgements may rest on a chain at all.
+    `has_chain`: whether acknowledgements may rest on a chain at all. `on_change` is called when `health` has changed.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class Session:
         dead_after_ms: int,
         *,
         has_chain: bool = False,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.channel = channel
         self.instance = wire.NO_INSTANCE
@@ -111,6 +120,8 @@ class Session:
         self.lost: PerdureError | None = None
         self.attested: Attested | None = None
         self.attested_ms = 0
+        self.proof: Proof | None = None
+        """The last HELLO that was answered with good evidence: who it is and where it stands."""
         self.read_slow_ms: int | None = None
         """When a read last went wrong or took too long; such a disk is asked last for a while."""
         self._authority = authority
@@ -118,6 +129,7 @@ class Session:
         self._runtime = runtime
         self._dead_after_ms = dead_after_ms
         self._has_chain = has_chain
+        self._on_change = on_change
         self._chain: Chain | None = None
         self._answered_seq = 0
         self._pending: list[_Pending] = []
@@ -129,7 +141,9 @@ class Session:
     async def hello(self) -> Greeting:
         """Ask the disk who it is and where it stands. Raises Disconnected, Refused, BadEvidence."""
         command = self._command(Opcode.HELLO, wants=Wants.EVIDENCE)
-        answer, attested = await self._prove(command, await self.channel.exchange(Lane.WRITE, command.parts))
+        reply = await self.channel.exchange(Lane.WRITE, command.parts)
+        answer, attested = await self._prove(command, reply)
+        self.proof = Proof(b"".join(command.parts), bytes(reply))
         return Greeting(answer.instance, answer.epoch, answer.seq, answer.size, attested)
 
     async def peek(self, greeting: Greeting, runs: Sequence[Run]) -> memoryview:
@@ -209,6 +223,11 @@ class Session:
         return self._command(
             Opcode.READ, body=(body,), data_bytes=total, wants=Wants.EVIDENCE if evidence else Wants.NOTHING
         )
+
+    def give_up(self, verdict: PerdureError) -> None:
+        """Have nothing more to do with the disk; everything under way on it fails with `verdict`."""
+        if self.lost is None:
+            self._lose(verdict)
 
     async def probe(self) -> None:
         """Find out whether the disk is still ours. Raises what made it LOST."""
@@ -323,7 +342,8 @@ class Session:
 
     async def _ask_until_known(self, trouble: PerdureError | None) -> None:
         if trouble is not None:
-            self.health, self._chain = Health.SUSPECT, None  # in doubt about anything, evidence and another chain
+            self._chain = None  # in doubt about anything, evidence and another chain
+            self._has_become(Health.SUSPECT)
             if self._trouble_since_ms is not None:  # HELLO alone did not help the last time: no storm
                 await self._runtime.sleep(RETRY_MS)
         while True:
@@ -339,7 +359,7 @@ class Session:
                 return
             except Trouble as again:
                 trouble = again
-                self.health = Health.SUSPECT
+                self._has_become(Health.SUSPECT)
                 await self._runtime.sleep(RETRY_MS)
 
     def _resume(self, greeting: Greeting, answered: int) -> None:
@@ -351,7 +371,8 @@ class Session:
         if greeting.seq > self.proved_seq or not self._pending:
             self._trouble_since_ms = None
         self._has_proved(greeting.seq)
-        was_suspect, self.health = self.health is Health.SUSPECT, Health.ONLINE
+        was_suspect = self.health is Health.SUSPECT
+        self._has_become(Health.ONLINE)
         for pending in self._pending:
             if pending.seq > greeting.seq and (was_suspect or pending.reply is None):
                 pending.reply = self.channel.exchange(Lane.WRITE, pending.command.parts)
@@ -368,5 +389,11 @@ class Session:
         return self._rolled_back(greeting.seq, answered) if greeting.seq < answered else None
 
     def _lose(self, verdict: PerdureError) -> None:
-        self.lost, self.health = verdict, Health.LOST
+        self.lost = verdict
+        self._has_become(Health.LOST)
         self.channel.close()
+
+    def _has_become(self, health: Health) -> None:
+        if self.health is not health:
+            self.health = health
+            self._on_change()

@@ -35,10 +35,19 @@ class World:
     has_chains: bool = False
     """Whether FLUSHes may rest on acknowledgement chains; weaker than evidence (docs/threat-model.md, section 4)."""
 
+    on_change: Callable[[], None] = lambda: None
+    """Called when a disk's health has changed."""
+
     def session(self, channel: Channel) -> Session:
         """A new session over `channel`."""
         return Session(
-            channel, self.authority, self.verifier, self.runtime, self.dead_after_ms, has_chain=self.has_chains
+            channel,
+            self.authority,
+            self.verifier,
+            self.runtime,
+            self.dead_after_ms,
+            has_chain=self.has_chains,
+            on_change=self.on_change,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.api import Settings, create_array_async
+from perdure.array.geometry import HISTORY_SECTORS
 from perdure.array.world import Opened
 from perdure.errors import Misuse
 from perdure.service import artefacts, config, template
@@ -32,5 +33,5 @@ def create_array(found: Config) -> Config:
 
 
 async def _create(settings: Settings, k: int, n: int, size_bytes: int) -> Opened:
-    async with create_array_async(settings, k=k, n=n, size_bytes=size_bytes) as array:
+    async with create_array_async(settings, k=k, n=n, size_bytes=size_bytes, history_sectors=HISTORY_SECTORS) as array:
         return array.opened

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from perdure.array.geometry import Geometry
+from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.errors import Misuse, Unavailable
 from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
@@ -54,7 +54,7 @@ class Wish:
 def prepare(directory: Path, wish: Wish) -> None:
     """Write key, image, policy and configuration, the configuration last. Raises Misuse; then there is none."""
     try:
-        Geometry.for_size(wish.threshold, wish.disks, config.parse_size(wish.size))
+        Geometry.for_size(wish.threshold, wish.disks, config.parse_size(wish.size), HISTORY_SECTORS)
         for address in ("unix:control.sock", f"unix:disk-{wish.disks - 1}.sock", wish.listen):
             config.absolute_address(address, directory)
     except Misuse as error:
@@ -135,7 +135,8 @@ def start_fresh_disk(found: Config, seat: int) -> None:
 
 
 def _start(found: Config, seats: Sequence[int], evidence_latency_ms: float, what_now: str) -> None:
-    size = Geometry.for_size(found.array.threshold, found.array.disks, found.array.size_bytes).disk_bytes
+    shape = found.array
+    size = Geometry.for_size(shape.threshold, shape.disks, shape.size_bytes, HISTORY_SECTORS).disk_bytes
     started = [(seat, _start_disk(found, seat, size, evidence_latency_ms)) for seat in seats]
     for seat, process in started:
         assert process.stdout is not None
