@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import cast
@@ -12,6 +13,7 @@ from perdure.array.ports import Buffer, Lane
 from perdure.disk.address import parse
 from perdure.disk.wire import FRAME_HEADER, READ_BYTES_MAX
 from perdure.errors import Disconnected, Misuse
+from perdure.shell.meter import Meter
 
 REPLY_BYTES_MAX = READ_BYTES_MAX + (1 << 16)
 SMALL_BYTES = 1 << 16
@@ -25,10 +27,12 @@ class _Connection(asyncio.BufferedProtocol):
     answer to what is asked anew. Each is due `answer_s_max` seconds after it was begun.
     """
 
-    def __init__(self, answer_s_max: float) -> None:
+    def __init__(self, answer_s_max: float, meter: Meter) -> None:
         self.waiting: deque[asyncio.Future[memoryview]] = deque()
         self._deadlines: deque[float] = deque()
+        self._begun: deque[float] = deque()
         self._answer_s_max = answer_s_max
+        self._meter = meter
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -82,6 +86,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _answer(self, reply: bytes | bytearray) -> None:
         self._deadlines.popleft()
+        self._meter.note(time.perf_counter() - self._begun.popleft(), len(reply))
         future = self.waiting.popleft()
         if not future.done():
             future.set_result(memoryview(reply))
@@ -100,6 +105,7 @@ class _Connection(asyncio.BufferedProtocol):
         length = sum(len(part) for part in parts)
         self.waiting.append(future)
         self._deadlines.append(begun + self._answer_s_max)
+        self._begun.append(time.perf_counter())
         if self._timer is None:
             self._timer = self._loop.call_at(self._deadlines[0], self._look)
         self.transport.writelines([FRAME_HEADER.pack(length), *parts])
@@ -121,6 +127,8 @@ class _Connection(asyncio.BufferedProtocol):
             self.transport.abort()
             self.transport = None
         self._deadlines.clear()
+        self._begun.clear()
+        self._meter.failed += len(self.waiting)
         while self.waiting:
             future = self.waiting.popleft()
             if not future.done():
@@ -141,6 +149,8 @@ class SocketChannel:
         self._connecting: dict[Lane, list[tuple[Sequence[Buffer], asyncio.Future[memoryview], float]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.sent_bytes = 0
+        self.meter = Meter()
+        """Of answers: how long each took from when its question was sent, and its bytes."""
         self.exchange_count = 0
 
     @property
@@ -202,7 +212,9 @@ class SocketChannel:
             await loop.sock_connect(stream, self._target)
             if self._family in (socket.AF_INET, socket.AF_INET6):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(lambda: _Connection(self._answer_s_max), sock=stream)
+            _, connection = await loop.create_connection(
+                lambda: _Connection(self._answer_s_max, self.meter), sock=stream
+            )
         except BaseException:
             stream.close()
             raise
