@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from perdure.cli import output
+from perdure.cli import layout, output
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Unavailable
 from perdure.service import artefacts, background, processes
@@ -65,13 +69,46 @@ def register(cli: click.Group) -> None:
         output.result({"stopped": True}, text, as_json=as_json)
         return 0
 
-    @verb(cli, "status", "perdure status --json")
+    @verb(cli, "status", "perdure status\nperdure status -v\nperdure status -x\nperdure status 5 3")
+    @click.option("-x", "is_brief", is_flag=True, help="Only what has trouble: one line when all is well.")
+    @click.option("-v", "is_verbose", is_flag=True, help="With everything that each disk's last evidence shows.")
+    @click.argument("interval", type=click.FloatRange(min=0.1), required=False)
+    @click.argument("times", type=click.IntRange(min=1), required=False)
     @config_options
-    def status(config_file: Path | None, directory: Path, as_json: bool) -> int:
-        """Show the array and its disks. Exit code: 0 healthy, 1 degraded, 2 unusable, 3 rollback or cloning."""
-        return _show(background.status(find_config(config_file, directory)), as_json=as_json)
+    def status(
+        is_brief: bool,
+        is_verbose: bool,
+        interval: float | None,
+        times: int | None,
+        config_file: Path | None,
+        directory: Path,
+        as_json: bool,
+    ) -> int:
+        """Show the array and its disks. Exit code: 0 healthy, 1 degraded, 2 unusable, 3 rollback or cloning.
+
+        With INTERVAL, in seconds, again and again, TIMES times; with --json one object a line then.
+        """
+        found, exit_code = find_config(config_file, directory), 0
+        for _ in every(interval, times):
+            seen = background.status(found)
+            shown = layout.brief_text(seen) if is_brief else layout.text(seen, is_verbose=is_verbose)
+            if as_json and interval is not None:
+                click.echo(json.dumps(seen.to_json()))
+            else:
+                output.result(seen.to_json(), shown, as_json=as_json)
+            exit_code = seen.exit_code
+        return exit_code
+
+
+def every(interval_s: float | None, times: int | None) -> Iterator[None]:
+    """Once without an interval; else `times` times, or for ever, so many seconds apart."""
+    for turn in itertools.count(1):
+        yield
+        if interval_s is None or turn == times:
+            return
+        time.sleep(interval_s)
 
 
 def _show(status: ArrayStatus, *, as_json: bool) -> int:
-    output.result(status.to_json(), output.status_text(status), as_json=as_json)
+    output.result(status.to_json(), layout.text(status), as_json=as_json)
     return status.exit_code

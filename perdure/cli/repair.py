@@ -57,7 +57,7 @@ def register(cli: click.Group) -> None:
             _start_local(found, seat, as_json=as_json)
         else:
             address = config.absolute_address(address, found.directory)
-        return _mend(found, Verb.REPLACE, seat, address, limit, as_json=as_json)
+        return mend(found, Verb.REPLACE, seat, address, limit, as_json=as_json)
 
     @verb(cli, "rejoin", "perdure rejoin 2")
     @click.argument("seat", type=int)
@@ -65,17 +65,18 @@ def register(cli: click.Group) -> None:
     @config_options
     def rejoin(seat: int, limit: str | None, config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Take a disk back that was voted off and has not ended: it gets only what it missed."""
-        return _mend(find_config(config_file, directory), Verb.REJOIN, seat, None, limit, as_json=as_json)
+        return mend(find_config(config_file, directory), Verb.REJOIN, seat, None, limit, as_json=as_json)
 
     @verb(cli, "scrub", "perdure scrub --limit 100M")
     @_limit_option
     @config_options
     def scrub(limit: str | None, config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Read everything from every disk, with evidence; mend what is wrong, and say on whose disks it was."""
-        return _mend(find_config(config_file, directory), Verb.SCRUB, None, None, limit, as_json=as_json)
+        return mend(find_config(config_file, directory), Verb.SCRUB, None, None, limit, as_json=as_json)
 
 
-def _mend(found: Config, what: Verb, seat: int | None, address: str | None, limit: str | None, *, as_json: bool) -> int:
+def mend(found: Config, what: Verb, seat: int | None, address: str | None, limit: str | None, *, as_json: bool) -> int:
+    """Ask for a repair, show it until it is over, and return the array's exit code. Raises what it ended with."""
     bytes_per_s_max = None if limit is None else config.parse_size(limit)
     reply = ask(found.serve.control, what, seat=seat, address=address, bytes_per_s_max=bytes_per_s_max)
     if reply["attached"] and not as_json:

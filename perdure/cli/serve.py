@@ -35,9 +35,9 @@ def register(cli: click.Group) -> None:
         try:
             found = find_config(config_file, directory)
             wiping.apply()  # from here on this program is another process image, if it was not already
-            from perdure.service import main  # noqa: PLC0415  (loads the array code)
+            from perdure.service import log, main  # noqa: PLC0415  (loads the array code)
 
-            main.log_to_stderr()
+            log.to_stderr(found.tell.log)
             if not wiping.works():
                 main.logger.warning(
                     "this C library does not overwrite what is freed: what is erased may stay in this program's memory"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from perdure.cli import output
+from perdure.cli import layout, output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
 from perdure.service import artefacts, background, config, local, processes, template
@@ -163,7 +163,7 @@ def _mounted(found: Config) -> ArrayStatus:
 def _show(status: ArrayStatus, directory: Path, *, is_new: bool, as_json: bool) -> int:
     mount_point = str(directory / local.MOUNT_POINT)
     value = {**status.to_json(), "created": is_new, "clients": output.client_lines(status.nbd_uri, mount_point)}
-    text = [output.status_text(status), ""]
+    text = [layout.text(status), ""]
     if is_new:
         text[:0] = [f"A NEW array was created, and it is empty. Its id and key are in {directory}.", ""]
     if status.failure is None:

@@ -18,16 +18,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse
 
 NAME: Final = "perdure.toml"
 CONFIG_BYTES_MAX: Final = 1 << 20
+RATE_MIN: Final = 256 << 10
+"""The least rate of repair: it goes on in steps of a mebibyte, and a main program that stops may wait for one."""
 SOCKET_PATH_BYTES_MAX: Final = 107
 """What Linux allows for the path of a Unix socket (`sun_path` has 108 bytes, the last one zero)."""
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _E = TypeVar("_E", bound=StrEnum)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _SIZE: Final = re.compile(r"([0-9]{1,19})(?:([KMGT])(?:i?B)?)?")
 
 
@@ -43,6 +48,13 @@ class Acknowledgements(StrEnum):
 
     EVIDENCE = "evidence"
     CHAINS = "chains"
+
+
+class LogFormat(StrEnum):
+    """Lines for people, or one JSON object a line."""
+
+    HUMAN = "human"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,25 @@ class ServeSection:
     dead_after_ms: int
     answer_ms_max: int
     acknowledgements: Acknowledgements
+    http: str | None = None
+    """`HOST:PORT` of the page and the metrics; None for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSection:
+    """What is mended by itself. Rates are bytes of the array a second; None is no limit, or never."""
+
+    scrub_every_s: int | None = None
+    scrub_rate: int | None = None
+    replace_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TellSection:
+    """Who is told: a URL to which each event is posted, and the form of the log."""
+
+    webhook: str | None = None
+    log: LogFormat = LogFormat.HUMAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,10 @@ class Config:
     collateral: Path | None
     """The folder of what verifiers may need beside evidence; None when there is none."""
     serve: ServeSection
+    spares: tuple[str, ...] = ()
+    """Where blank disks wait that may take an empty seat."""
+    repair: RepairSection = RepairSection()
+    tell: TellSection = TellSection()
 
     @property
     def directory(self) -> Path:
@@ -126,8 +161,8 @@ def parse_size(text: str) -> int:
 
 
 def _config(document: Mapping[str, Any], path: Path) -> Config:
-    readers: dict[str, Callable[[object], Any]] = {"array": _table, "disks": _table, "serve": _table}
-    tables = _read(document, "", readers)
+    readers = dict.fromkeys(("array", "disks", "serve", "repair", "tell"), _table)
+    tables = _read(document, "", readers, optional={"repair", "tell"})
     base = path.parent
     array = _read(
         tables["array"],
@@ -138,12 +173,22 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
     disks = _read(
         tables["disks"],
         "disks",
-        {"addresses": _addresses, "zones": _zones, "collateral": _text},
-        optional={"zones", "collateral"},
+        {"addresses": _addresses, "zones": _zones, "collateral": _text, "spares": _spares},
+        optional={"zones", "collateral", "spares"},
     )
     zones = disks.get("zones", [])
     if zones and len(zones) != len(disks["addresses"]):
         raise Misuse("'disks.zones' must have one name for each of 'disks.addresses'")
+    spares = tuple(absolute_address(address, base) for address in disks.get("spares", []))
+    if set(disks.get("spares", [])) & set(disks["addresses"]):
+        raise Misuse("'disks.spares' names an address of 'disks.addresses'; a spare is at one of its own")
+    repair = _read(
+        tables.get("repair", {}),
+        "repair",
+        {"scrub-every": _duration, "scrub-rate": _rate, "replace-rate": _rate},
+        optional={"scrub-every", "scrub-rate", "replace-rate"},
+    )
+    tell = _read(tables.get("tell", {}), "tell", {"webhook": _url, "log": _log_format}, optional={"webhook", "log"})
     serve = _read(
         tables["serve"],
         "serve",
@@ -154,8 +199,9 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "acknowledgements": _acknowledgements,
             "dead-after-ms": _count,
             "answer-ms-max": _count,
+            "http": _host_and_port,
         },
-        optional={"acknowledgements"},
+        optional={"acknowledgements", "http"},
     )
     return Config(
         path=path,
@@ -177,7 +223,11 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             serve["dead-after-ms"],
             serve["answer-ms-max"],
             serve.get("acknowledgements", Acknowledgements.EVIDENCE),
+            serve.get("http"),
         ),
+        spares=spares,
+        repair=RepairSection(repair.get("scrub-every"), repair.get("scrub-rate"), repair.get("replace-rate")),
+        tell=TellSection(tell.get("webhook"), tell.get("log", LogFormat.HUMAN)),
     )
 
 
@@ -293,6 +343,43 @@ def _is_loopback(place: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _duration(value: object) -> int:
+    """Seconds."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not int(match[1]):
+        raise Misuse('must be a time such as "30d", "12h", "45m" or "90s"')
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def _rate(value: object) -> int:
+    rate = _size(value)
+    if rate < RATE_MIN:
+        raise Misuse(f"must be at least {RATE_MIN >> 10}K bytes a second")
+    return rate
+
+
+def _url(value: object) -> str:
+    parts = urlsplit(_text(value))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Misuse("must be a URL that begins with http:// or https://")
+    return str(value)
+
+
+def _log_format(value: object) -> LogFormat:
+    return _one_of(LogFormat, value)
+
+
+def _host_and_port(value: object) -> str:
+    host, colon, port = _text(value).rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise Misuse("must be HOST:PORT, as in 127.0.0.1:9464")
+    return str(value)
+
+
+def _spares(value: object) -> list[str]:
+    return _addresses(value) if value != [] else []
 
 
 def _zones(value: object) -> list[str]:

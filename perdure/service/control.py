@@ -36,6 +36,8 @@ class Request:
     offset: int | None = None
     length: int | None = None
     receipt: str | None = None
+    since: int | None = None
+    number: int | None = None
 
 
 Handler = Callable[[Request], Awaitable[Mapping[str, Any]]]
@@ -48,6 +50,8 @@ _TYPES: Final[Mapping[str, type]] = {
     "offset": int,
     "length": int,
     "receipt": str,
+    "since": int,
+    "number": int,
 }
 _REQUESTS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "status": (frozenset(), frozenset()),
@@ -55,6 +59,11 @@ _REQUESTS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "replace": (frozenset({"seat"}), frozenset({"address", "bytes_per_s_max"})),
     "rejoin": (frozenset({"seat"}), frozenset({"bytes_per_s_max"})),
     "scrub": (frozenset(), frozenset({"bytes_per_s_max"})),
+    "offline": (frozenset({"seat"}), frozenset()),
+    "clear": (frozenset(), frozenset({"seat"})),
+    "verify": (frozenset(), frozenset()),
+    "events": (frozenset(), frozenset({"since"})),
+    "event": (frozenset({"number"}), frozenset()),
     "erase": (frozenset({"offset", "length", "receipt"}), frozenset()),
 }
 """What each request must and may have beside `do`."""

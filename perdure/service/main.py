@@ -12,28 +12,32 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
+from perdure.array.history import History
+from perdure.array.session import Proof
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
 from perdure.nbd.server import NbdServer
 from perdure.nbd.server import serve as serve_nbd
 from perdure.service import artefacts, processes
+from perdure.service.automatic import Automatic
 from perdure.service.collateral import CollateralFolder
 from perdure.service.config import Acknowledgements, Attest, Config
 from perdure.service.control import ControlServer, Request
 from perdure.service.erasing import Erasing
-from perdure.service.observe import observe
+from perdure.service.events import EventLog, Kind, Level
+from perdure.service.metered import Metered
+from perdure.service.observe import Surroundings, observe
 from perdure.service.repair import Repairs
 from perdure.service.status import ArrayStatus
-
-WATCH_S: Final = 0.25
-"""How often the log looks for news of the disks."""
+from perdure.service.verification import verify
+from perdure.service.watch import Watcher
+from perdure.service.webhook import Webhook
 
 logger = logging.getLogger("perdure")
 _T = TypeVar("_T")
@@ -91,15 +95,15 @@ async def _main(config: Config, settings: Settings, array_id: bytes, on_ready: O
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    control = ControlServer(config.serve.control)
+    control, news = ControlServer(config.serve.control), asyncio.Event()
     try:
-        host = Host(settings)
+        host = Host(settings, on_change=news.set)
         try:
             array = await _unless(stopping, _mount(host, array_id, config))
             if array is None:
                 logger.info("stopped before the array was mounted; nothing was changed that the next mount needs")
                 return 0
-            return await _serve(config, host, array, control, stopping, on_ready)
+            return await _serve(config, host, array, control, stopping, on_ready, news)
         finally:
             await host.close()
     finally:
@@ -135,60 +139,159 @@ async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
 
 
 async def _serve(
-    config: Config, host: Host, array: Array, control: ControlServer, stopping: asyncio.Event, on_ready: OnReady
+    config: Config,
+    host: Host,
+    array: Array,
+    control: ControlServer,
+    stopping: asyncio.Event,
+    on_ready: OnReady,
+    news: asyncio.Event,
 ) -> int:
+    requests = Metered(array)
     try:
-        nbd = await serve_nbd(array, address=config.serve.listen)
+        nbd = await serve_nbd(requests, address=config.serve.listen)
     except PerdureError:
         await array.close()
         raise
-    service = Service(config, host, array, nbd, stopping)
-    watcher = asyncio.ensure_future(service.watch())
-    try:
-        await control.listen(service.handle)
-        logger.info("serving %s", nbd.uri)
-        if array.has_chains:
-            logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
-        on_ready(service.status())
-        await stopping.wait()
-        return await service.stop()
-    finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+    service = Service(config, host, array, nbd, requests, stopping, news)
+    await control.listen(service.handle)
+    logger.info("serving %s", nbd.uri)
+    if array.has_chains:
+        logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
+    on_ready(service.status())
+    await stopping.wait()
+    return await service.stop()
 
 
 class Service:
-    """A mounted array with its faces."""
+    """A mounted array with its faces. Made, it watches until `stop`."""
 
-    def __init__(self, config: Config, host: Host, array: Array, nbd: NbdServer, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        array: Array,
+        nbd: NbdServer,
+        requests: Metered,
+        stopping: asyncio.Event,
+        news: asyncio.Event,
+    ) -> None:
+        self._config = config
         self._host = host
         self._array = array
         self._nbd = nbd
+        self._requests = requests
+        self._started_ms = host.runtime.now_ms()
+        webhook = None if config.tell.webhook is None else Webhook(config.tell.webhook)
+        self._events = EventLog(History(array), webhook, host.runtime.unix_ms)
         self._repairs = Repairs(config, host, array)
+        self._automatic = Automatic(config, self._repairs, self._events)
         self._erasing = Erasing(array)
         self._stopping = stopping
         self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
+        first = self.status()
+        self._watcher = Watcher(self._events, first, self._proof_of, news)
+        self._watcher.mounted(first)
+        self._watching = asyncio.ensure_future(self._watcher.run(self._look))
 
     def status(self) -> ArrayStatus:
         """The array as it is now."""
-        repairs = self._repairs
-        return observe(self._array, repairs.addresses, self._host.runtime.now_ms(), self._nbd.uri, repairs.look())
+        repairs, runtime = self._repairs, self._host.runtime
+        around = Surroundings(
+            name=self._config.directory.name,
+            zones=dict(zip(repairs.addresses, self._config.zones, strict=False)),
+            meters={channel.address: channel.meter for channel in self._host.channels},
+            uptime_ms=runtime.now_ms() - self._started_ms,
+            requests=self._requests.to_json(),
+            evidence=self._host.verifier.meter.to_json(),
+            spares=tuple(self._automatic.spares),
+            events_last=self._events.last,
+            scrubbed_unix_ms=self._automatic.scrubbed_unix_ms(),
+        )
+        return observe(self._array, repairs.addresses, runtime.now_ms(), self._nbd.uri, repairs.look(), around)
+
+    def _look(self) -> ArrayStatus:
+        """The same for the watcher; what is due is begun."""
+        self._repairs.note()
+        status = self.status()
+        if not self._stopping.is_set():
+            self._automatic.look(status, self._host.runtime.unix_ms())
+        return status
+
+    def _proof_of(self, instance: str) -> Proof | None:
+        session = self._array.members.sessions.get(bytes.fromhex(instance))
+        return None if session is None else session.proof
+
+    # Requests ---------------------------------------------------------------------------------------------
 
     async def handle(self, request: Request) -> Mapping[str, Any]:
         """One control request. `stop` answers when all is home, `erase` when it is witnessed; or what prevented it."""
-        if request.do == "status":
-            return self.status().to_json()
-        if request.do == "stop":
-            logger.info("told to stop")
-            self._stopping.set()
-            error = await asyncio.shield(self._stopped)
-            if error is not None:
-                raise error
-            return {"stopped": True}
+        match request.do:
+            case "status":
+                return self.status().to_json()
+            case "events":
+                return {"events": [event.to_json() for event in self._events.since(request.since or 0)]}
+            case "event":
+                return await self._event(request.number or 0)
+            case "stop":
+                return await self._stop_asked()
         if self._stopping.is_set():
             raise Unavailable("The main program is being stopped; nothing was done. Ask again once it serves.")
-        return await self._erasing.erase(request) if request.do == "erase" else self._repairs.start(request)
+        return await self._work(request)
+
+    async def _event(self, number: int) -> Mapping[str, Any]:
+        event, attached = await self._events.find(number)
+        proofs = [
+            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()}
+            for one in attached
+        ]
+        return {**event.to_json(), "evidence": proofs}
+
+    async def _stop_asked(self) -> Mapping[str, Any]:
+        logger.info("told to stop")
+        self._stopping.set()
+        error = await asyncio.shield(self._stopped)
+        if error is not None:
+            raise error
+        return {"stopped": True}
+
+    async def _work(self, request: Request) -> Mapping[str, Any]:
+        if request.do == "verify":
+            return await verify(self._array, self._host.runtime)
+        where = "" if request.seat is None else f" of seat {request.seat}"
+        self._events.note(Kind.COMMAND, Level.INFO, f"asked for: {request.do}{where}", seat=request.seat)
+        match request.do:
+            case "offline":
+                return await self._offline(request.seat)
+            case "clear":
+                return self._clear(request.seat)
+            case "erase":
+                return await self._erase(request)
+        return self._repairs.start(request)
+
+    async def _offline(self, seat: int | None) -> Mapping[str, Any]:
+        assert seat is not None
+        try:
+            await self._array.take_offline(seat)
+        except Misuse as error:
+            raise Misuse(f"The disk cannot be taken offline: {error}.") from None
+        return {"seat": seat, "offline": True}
+
+    def _clear(self, seat: int | None) -> Mapping[str, Any]:
+        for at, instance in enumerate(self._array.members.roster.seats):
+            if instance is not None and seat in (None, at):
+                self._array.members.errors.pop(instance, None)
+        if seat is None:
+            self._repairs.forget()
+        return {"cleared": True}
+
+    async def _erase(self, request: Request) -> Mapping[str, Any]:
+        done = await self._erasing.erase(request)
+        message = f"erased {request.length} bytes from {request.offset}; receipt in {request.receipt}"
+        self._events.note(Kind.ERASE, Level.INFO, message)
+        return done
+
+    # The end ----------------------------------------------------------------------------------------------
 
     async def stop(self) -> int:
         """Let repairs be, answer what NBD clients asked, flush, bring all home, let go; return the exit code."""
@@ -204,6 +307,12 @@ class Service:
         await self._repairs.stop()
         await self._erasing.stop()
         await self._nbd.close()
+        self._watcher.compare(self.status())
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        self._events.note(Kind.ARRAY, Level.INFO, "the main program stops", state="exported")
+        await self._events.settle()
+        await self._events.stop()
         if self._array.committer.failure is None:
             try:
                 await self._array.close()
@@ -212,25 +321,3 @@ class Service:
         else:
             self._array.abandon()
         return self._array.committer.failure
-
-    async def watch(self) -> None:
-        """Log every change of a disk or of the array, until the array ends."""
-        before: dict[int, str] = {disk.seat: disk.state for disk in self.status().disks}
-        while True:
-            await asyncio.sleep(WATCH_S)
-            self._repairs.note()
-            status = self.status()
-            for disk in status.disks:
-                if before[disk.seat] != disk.state:
-                    level = logging.CRITICAL if disk.is_fork else logging.WARNING
-                    why = f": {disk.reason}" if disk.reason else ""
-                    logger.log(level, "disk in seat %d (%s): %s%s", disk.seat, disk.address, disk.state, why)
-                    before[disk.seat] = disk.state
-            if status.failure is not None:
-                logger.critical("THE ARRAY HAS STOPPED (%s): %s", status.state, status.failure["message"])
-                return
-
-
-def log_to_stderr() -> None:
-    """One line an event."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)

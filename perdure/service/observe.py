@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 from perdure.array.chain import CHAIN_MS_MAX
 from perdure.array.committer import LINKED_MAX
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
 from perdure.disk.wire import LINKS
-from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError
+from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline
 from perdure.service.control import error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+from perdure.shell.meter import Meter
 
 EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": LINKED_MAX}
 IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the main program as a service knows beside the array. Everything in it is for people."""
+
+    name: str = ""
+    zones: Mapping[str, str] = field(default_factory=dict)
+    """By address."""
+    meters: Mapping[str, Meter] = field(default_factory=dict)
+    """By address: of the answers that came from there."""
+    uptime_ms: int = 0
+    requests: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    spares: tuple[str, ...] = ()
+    events_last: int = 0
+    scrubbed_unix_ms: int | None = None
+
+
+NOTHING_AROUND: Final = Surroundings()
+
+
 def observe(
-    array: Array, addresses: Sequence[str], now_ms: int, nbd_uri: str, repairs: Sequence[Repair] = ()
+    array: Array,
+    addresses: Sequence[str],
+    now_ms: int,
+    nbd_uri: str,
+    repairs: Sequence[Repair] = (),
+    around: Surroundings = NOTHING_AROUND,
 ) -> ArrayStatus:
     """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
-    disks = _disks(array, addresses, now_ms, repairs)
+    disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs))
     alive_count = sum(disk.state in IN_USE for disk in disks)
     failure, shape = array.committer.failure, array.geometry
     survives = max(0, alive_count - shape.k) if failure is None else 0
@@ -51,6 +77,27 @@ def observe(
         acknowledgements="chains" if array.has_chains else "evidence",
         exposure=dict(EXPOSURE) if array.has_chains else None,
         evidence_age_ms=max((disk.evidence_age_ms for disk in disks if disk.evidence_age_ms is not None), default=None),
+        name=around.name,
+        uptime_ms=around.uptime_ms,
+        requests=around.requests,
+        evidence=around.evidence,
+        spares=around.spares,
+        events_last=around.events_last,
+        scrubbed_unix_ms=around.scrubbed_unix_ms,
+    )
+
+
+def _placed(disk: DiskStatus, around: Surroundings) -> DiskStatus:
+    """With what is known of its place and of its answers."""
+    address = disk.address or ""
+    meter = around.meters.get(address)
+    if meter is None or not meter.count or disk.state not in IN_USE:
+        return replace(disk, domain=around.zones.get(address, disk.domain))
+    return replace(
+        disk,
+        domain=around.zones.get(address, disk.domain),
+        latency_us=round(meter.usual_us),
+        answers=meter.to_json(),
     )
 
 
@@ -120,6 +167,7 @@ def _member(array: Array, seat: int, session: Session, now_ms: int) -> DiskStatu
         module_id=None if attested is None else attested.module_id,
         evidence_age_ms=None if attested is None else now_ms - session.attested_ms,
         reason=None if session.lost is None else str(session.lost),
+        domain=None if attested is None else attested.host,
     )
 
 
@@ -151,6 +199,8 @@ def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:
 
 
 def _state_of(verdict: PerdureError) -> DiskState:
+    if isinstance(verdict, TakenOffline):
+        return DiskState.OFFLINE
     if isinstance(verdict, Clone):
         return DiskState.CLONE
     if verdict.exit_code == Fork.exit_code:

@@ -21,13 +21,11 @@ from perdure.array.join import Progress
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.service import artefacts, config, template
-from perdure.service.config import Config
+from perdure.service.config import RATE_MIN, Config
 from perdure.service.control import Request, error_to_json
 from perdure.service.pace import Pace
 from perdure.service.status import Repair, RepairState, Verb
 
-BYTES_PER_S_MIN: Final = 256 << 10
-"""The least limit: progress is made in steps of a mebibyte, and a main program that stops may wait for one."""
 _POLL_S: Final = 0.05
 
 logger = logging.getLogger("perdure")
@@ -74,10 +72,8 @@ class Repairs:
         """Begin what is asked for, or find it running: `{"id", "attached"}`. Raises Misuse, or what ended the mount."""
         self._array.committer.require_working()
         verb, limit = Verb(request.do), request.bytes_per_s_max
-        if limit is not None and limit < BYTES_PER_S_MIN:
-            raise Misuse(
-                f"A limit of {limit} bytes a second is too low, {BYTES_PER_S_MIN} is the least; nothing was done."
-            )
+        if limit is not None and limit < RATE_MIN:
+            raise Misuse(f"A limit of {limit} bytes a second is too low, {RATE_MIN} is the least; nothing was done.")
         running = self._works.get(request.seat)
         if running is not None and not running.state.is_over:
             self._require_same(running, verb, request.address)
@@ -179,7 +175,11 @@ class Repairs:
                 return
             self.addresses[seat] = address
         path = self._config.path
-        text = template.with_address(artefacts.read_bounded(path, "configuration").decode(), seat, address)
+        text = artefacts.read_bounded(path, "configuration").decode()
+        spares = config.parse(text.encode(), path).spares
+        if address in spares:
+            text = template.without_spare(text, spares.index(address))
+        text = template.with_address(text, seat, address)
         config.parse(text.encode(), path)
         artefacts.write_atomic(path, text.encode())
 
@@ -188,7 +188,7 @@ class Repairs:
         counts = [0] * self._array.geometry.n
         for seat, session in self._array.members:
             now = self._array.members.counted(session.instance).checksum
-            counts[seat] = now - work.wrong_before.get(session.instance, 0)
+            counts[seat] = max(0, now - work.wrong_before.get(session.instance, 0))  # counters may be cleared
         return tuple(counts)
 
     def _sentence(self, work: _Work, error: PerdureError) -> str:
@@ -235,6 +235,10 @@ class Repairs:
             error=work.error,
             note=work.note,
         )
+
+    def forget(self) -> None:
+        """Say nothing more of what has ended."""
+        self._works = {seat: work for seat, work in self._works.items() if not work.state.is_over}
 
     # The end ----------------------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ It is for people and scripts on this machine. Nothing in it is evidence; address
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class State(StrEnum):
@@ -20,6 +20,8 @@ class State(StrEnum):
 
     ONLINE = "online"
     DEGRADED = "degraded"
+    SUSPENDED = "suspended"
+    """Too few disks answer, and what is asked waits until they do (`when-too-few-disks = "freeze"`)."""
     UNUSABLE = "unusable"
     FENCED = "fenced"
     FORKED = "forked"
@@ -35,6 +37,7 @@ class DiskState(StrEnum):
 
     ONLINE = "online"
     SUSPECT = "suspect"
+    OFFLINE = "offline"
     DEAD = "dead"
     BLANK = "blank"
     CLONE = "clone"
@@ -84,6 +87,12 @@ class DiskStatus:
     evidence_age_ms: int | None = None
     reason: str | None = None
     """Why the seat is empty, in a sentence."""
+    domain: str | None = None
+    """Where it is: the configuration's zone, else the host that its evidence names."""
+    latency_us: int | None = None
+    """What an answer takes, of late, from when its question was sent; evidence is in it where it was asked for."""
+    answers: Mapping[str, Any] | None = None
+    """What `perdure.shell.meter` counts of its answers."""
 
     @property
     def is_fork(self) -> bool:
@@ -154,6 +163,20 @@ class ArrayStatus:
     """With chains, what a leaked secret can forge: so many ms, commands or journal entries, whichever comes first."""
     evidence_age_ms: int | None = None
     """The age of the last evidence of the member that gave it longest ago."""
+    name: str = ""
+    """The name of the configuration's directory."""
+    uptime_ms: int = 0
+    """Since this main program has mounted the array."""
+    requests: Mapping[str, Any] = field(default_factory=dict)
+    """What `perdure.shell.meter` counts of NBD requests: by `read`, `write`, `flush`, `trim`."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """The same of documents that were verified."""
+    spares: tuple[str, ...] = ()
+    """Addresses of disks that take an empty seat by themselves."""
+    events_last: int = 0
+    """The number of the last event; `perdure events` shows them."""
+    scrubbed_unix_ms: int | None = None
+    """When the last whole scrub ended, as far as the history tells."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -169,5 +192,6 @@ class ArrayStatus:
             )
         disks = tuple(DiskStatus(**{**disk, "state": DiskState(disk["state"])}) for disk in value["disks"])
         repairs = tuple(Repair.from_json(repair) for repair in value["repairs"])
-        state, strays = State(value["state"]), tuple(value["strays"])
-        return cls(**{**value, "state": state, "disks": disks, "strays": strays, "repairs": repairs})
+        state, strays, spares = State(value["state"]), tuple(value["strays"]), tuple(value["spares"])
+        made = {"state": state, "disks": disks, "strays": strays, "repairs": repairs, "spares": spares}
+        return cls(**{**value, **made})

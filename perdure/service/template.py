@@ -18,6 +18,7 @@ def render(
     listen: str,
     dead_after_ms: int,
     acknowledgements: str = "evidence",
+    spares: tuple[str, ...] = (),
 ) -> str:
     """The commented file that `up` writes; without an id, which `create` adds."""
     lines = "".join(f'    "{address}",\n' for address in addresses)
@@ -26,9 +27,35 @@ def render(
         threshold=f"threshold = {threshold}",
         size=f'size = "{size}"',
         addresses=lines,
+        spares=_spares(spares),
         listen=f'listen = "{listen}"',
         dead_after_ms=f"dead-after-ms = {dead_after_ms}",
         acknowledgements=f'acknowledgements = "{acknowledgements}"',
+    )
+
+
+def _spares(addresses: tuple[str, ...]) -> str:
+    if not addresses:
+        return '# spares = ["tcp:10.0.0.9:7001"]  # blank disks that take the seat of one that is dead, by themselves\n'
+    items = ", ".join(f'"{address}"' for address in addresses)
+    return f"# Blank disks that take the seat of one that is dead, by themselves.\nspares = [{items}]\n"
+
+
+def without_spare(text: str, index: int) -> str:
+    """`text` without that one of `[disks] spares`, comments kept. Raises Misuse as `with_value` does."""
+    try:
+        before = tomllib.loads(text)
+        spares = before["disks"]["spares"]
+        del spares[index]
+        found = _SPARES.search(text)
+        items = ", ".join(f'"{one}"' for one in spares)
+        changed = f"{text[: found.start(1)]}[{items}]{text[found.end(1) :]}"  # type: ignore[union-attr]
+        if before == tomllib.loads(changed):
+            return changed
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, IndexError, AttributeError):
+        pass  # as above
+    raise Misuse(
+        "A spare that is one no more cannot be taken out of the configuration; remove it from [disks] yourself."
     )
 
 
@@ -72,6 +99,7 @@ def with_address(text: str, seat: int, address: str) -> str:
 
 
 _LIST: Final = re.compile(r"^\s*addresses\s*=\s*\[", re.MULTILINE)
+_SPARES: Final = re.compile(r"^\s*spares\s*=\s*(\[[^\]]*\])", re.MULTILINE)
 _ITEM: Final = re.compile(r"""("[^"\n]*"|'[^'\n]*')|#.*""")
 """An address between quotes, or a comment, which may hold anything."""
 
@@ -95,7 +123,7 @@ addresses = [
 {addresses}]
 # zones = ["paris", "oslo", "rome"] # what each one's place is called; no zone gets more seats than the policy allows
 # collateral = "collateral"        # a folder of certificates (*.der, *.pem) and Intel's statements (*.json)
-
+{spares}
 [serve]
 {listen:33} # where NBD is served: unix:PATH or tcp:HOST:PORT; no password, so keep it private
 control = "control.sock"          # where `status`, `export` and `down` find the main program
@@ -103,4 +131,14 @@ attest = "flush"                  # "every-read": evidence with every read too; 
 {acknowledgements:33} # "chains", if the policy allows it: faster, and weaker (docs/threat-model.md)
 {dead_after_ms:33} # a disk silent for this long is voted off; writes wait so long
 answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
+# http = "127.0.0.1:9464"          # a page to look at, /metrics, /healthz, /readyz; read-only; shows no data and no key
+
+[repair]
+# scrub-every = "30d"              # read everything from every disk so often, with evidence, and mend what is wrong
+# scrub-rate = "50M"               # at most so many bytes a second, so that clients do not notice
+# replace-rate = "100M"            # the same when a spare takes an empty seat
+
+[tell]
+log = "human"                     # "json": one object a line
+# webhook = "https://example.com/perdure" # every event is posted there as JSON
 """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perdure.cli import output
+from perdure.cli import layout
 from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
 from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
@@ -46,14 +46,14 @@ def test_it_goes_through_json_unchanged():
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
-    shown = output.status_text(status(DiskState.ONLINE, evidence_age_ms=1234))
+    shown = layout.text(status(DiskState.ONLINE, evidence_age_ms=1234))
     assert "acknowledgements: evidence: every FLUSH rests on the hardware's evidence; last evidence of" in shown
     assert "1.2 s ago" in shown
     weaker = status(DiskState.ONLINE, acknowledgements="chains", exposure=EXPOSURE)
     assert (
         "acknowledgements: chains (weaker: whoever knows a disk's secret can forge up to 1 s, 32 commands or 7 journal "
         "entries, whichever comes first)"
-    ) in output.status_text(weaker)
+    ) in layout.text(weaker)
     assert ArrayStatus.from_json(json.loads(json.dumps(weaker.to_json()))) == weaker
 
 
@@ -141,7 +141,7 @@ def test_no_command_is_named_where_none_helps():
 )
 def test_people_see_each_disks_platform_and_what_runs_there(platform, measurement, shown):
     disk = DiskStatus(0, "ab", "tcp:h:1", DiskState.ONLINE, NO_ERRORS, platform=platform, measurement=measurement)
-    text = output.status_text(status(disks=(disk,)))
+    text = layout.text(status(disks=(disk,)))
     row = next(line for line in text.splitlines() if "tcp:h:1" in line)
     assert f"{shown} tcp:h:1" in " ".join(row.split())
 
@@ -149,7 +149,7 @@ def test_people_see_each_disks_platform_and_what_runs_there(platform, measuremen
 def test_people_see_seats_counters_and_strays():
     errors = {"read": 1, "write": 22, "checksum": 333}
     stray = {"address": "unix:/d1", "reason": "it is blank"}
-    text = output.status_text(status(DiskState.ONLINE, DiskState.BLANK, errors=errors, strays=(stray,)))
+    text = layout.text(status(DiskState.ONLINE, DiskState.BLANK, errors=errors, strays=(stray,)))
     lines = text.splitlines()
     assert lines[1] == "  state: DEGRADED [UUUUU]"
     assert "seat 1 is blank" in lines[2]

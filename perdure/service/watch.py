@@ -1,0 +1,110 @@
+"""Watches a mounted array and notes what changes: disks, the array itself, repairs. It looks at statuses only.
+
+It is woken when a disk's health changes, so that a disk which is silent for a moment is seen too, and looks a few times
+a second besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from perdure.array.session import Proof
+from perdure.service.events import Attached, EventLog, Kind, Level
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
+
+WATCH_S: Final = 0.25
+SCRUBBED: Final = "scrubbed"
+"""The state of the event by which a whole scrub has ended."""
+_BY_EVIDENCE = (DiskState.ONLINE, DiskState.BLANK, DiskState.CLONE, DiskState.ROLLBACK)
+"""States that a disk's own evidence has shown."""
+_FORKED = (State.FORKED, State.FENCED)
+
+
+class Watcher:
+    """What was last seen of one array. `proof_of` gives the last evidence of an instance (hexadecimal); `news`
+    happens when a disk's health has changed."""
+
+    def __init__(
+        self, events: EventLog, first: ArrayStatus, proof_of: Callable[[str], Proof | None], news: asyncio.Event
+    ) -> None:
+        self._events = events
+        self._proof_of = proof_of
+        self._disks = {disk.seat: disk for disk in first.disks}
+        self._state = first.state
+        self._repairs = {repair.id: repair.state for repair in first.repairs}
+        self._news = news
+
+    async def run(self, look: Callable[[], ArrayStatus]) -> None:
+        """Look, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), WATCH_S)
+            self._news.clear()
+            self.compare(look())
+
+    def mounted(self, status: ArrayStatus) -> None:
+        """Note that the array is served from now on, with the evidence of every disk."""
+        level = Level.INFO if status.state is State.ONLINE else Level.WARNING
+        message = f"array {status.array_id} is mounted and served at {status.nbd_uri}: {status.state} {status.summary}"
+        self._events.note(Kind.ARRAY, level, message, state=status.state, evidence=self._attached(status.disks))
+
+    def compare(self, status: ArrayStatus) -> None:
+        """Note what has changed since the last time."""
+        for disk in status.disks:
+            self._compare_disk(disk)
+        for repair in status.repairs:
+            self._compare_repair(repair)
+        if status.state is not self._state:
+            self._state = status.state
+            self._note_state(status)
+
+    def _compare_disk(self, disk: DiskStatus) -> None:
+        before = self._disks[disk.seat]
+        self._disks[disk.seat] = disk
+        if (before.state, before.instance) == (disk.state, disk.instance):
+            return
+        why = f": {disk.reason}" if disk.reason else ""
+        by_operator = disk.state in (DiskState.OFFLINE, DiskState.REBUILDING)
+        level = Level.INFO if disk.state is DiskState.ONLINE or by_operator else Level.WARNING
+        self._events.note(
+            Kind.DISK,
+            Level.CRITICAL if disk.is_fork else level,
+            f"the disk in seat {disk.seat} ({disk.address}) is {disk.state}{why}",
+            seat=disk.seat,
+            instance=disk.instance,
+            state=disk.state,
+            evidence=self._attached([disk]) if disk.state in _BY_EVIDENCE else (),
+        )
+
+    def _attached(self, disks: Sequence[DiskStatus]) -> list[Attached]:
+        found = [(disk.seat, self._proof_of(disk.instance)) for disk in disks if disk.instance is not None]
+        return [Attached(seat, proof) for seat, proof in found if proof is not None]
+
+    def _compare_repair(self, repair: Repair) -> None:
+        if self._repairs.get(repair.id) is repair.state:
+            return
+        self._repairs[repair.id] = repair.state
+        what = repair.verb if repair.seat is None else f"{repair.verb} of seat {repair.seat} ({repair.address})"
+        is_scrubbed = repair.verb is Verb.SCRUB and repair.state is RepairState.DONE
+        level, how = {
+            RepairState.WAITING: (Level.INFO, "waits for another to end"),
+            RepairState.RUNNING: (Level.INFO, "begins"),
+            RepairState.DONE: (Level.INFO, f"is done: {repair.mended_sectors} sectors"),
+            RepairState.FAILED: (Level.WARNING, f"has failed: {(repair.error or {}).get('message')}"),
+            RepairState.STOPPED: (Level.INFO, "was stopped with its main program"),
+        }[repair.state]
+        state = SCRUBBED if is_scrubbed else None
+        self._events.note(Kind.REPAIR, level, f"{what} {how}", seat=repair.seat, state=state)
+
+    def _note_state(self, status: ArrayStatus) -> None:
+        if status.failure is not None:
+            message = f"THE ARRAY HAS STOPPED ({status.state}): {status.failure['message']}"
+        else:
+            survived = f"{status.losses_survived} more losses are survived"
+            message = f"the array is {status.state} {status.summary}: {survived}"
+        quiet = Level.INFO if status.state is State.ONLINE else Level.WARNING
+        is_loud = status.failure is not None or status.state in _FORKED
+        self._events.note(Kind.ARRAY, Level.CRITICAL if is_loud else quiet, message, state=status.state)
