@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from perdure.cli import layout
+from perdure.cli import layout, output
 from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
 from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
@@ -42,7 +42,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 4
+    assert made.to_json()["version"] == 5
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
