@@ -102,7 +102,8 @@ def register(cli: click.Group) -> None:
         """
         found = config.load(absolute(directory) / config.NAME)
         lost = local.lose_disks(found, seats)
-        text = f"Lost: seats {', '.join(map(str, lost))}. `perdure status` shows what the array makes of it."
+        seats_text = ", ".join(map(str, lost))
+        text = f"Lost: the disk of seat {seats_text}. `perdure status` shows what the array makes of it."
         output.result({"lost": lost}, text, as_json=as_json)
         return 0
 

@@ -94,9 +94,9 @@ def test_an_array_that_is_degraded_and_well_again_says_how_many_losses_are_survi
     watch = watcher(noted, first)
     watch.compare(dataclasses.replace(first, state=State.DEGRADED, losses_survived=1))
     watch.compare(first)
-    assert [(event.level, event.message[-33:]) for event in noted.events] == [
-        (Level.WARNING, ": 1 more losses are survived"[-33:]),
-        (Level.INFO, ": 2 more losses are survived"[-33:]),
+    assert noted.lines == [
+        (Kind.ARRAY, Level.WARNING, "the array is degraded [UUUUU]: 1 more losses are survived"),
+        (Kind.ARRAY, Level.INFO, "the array is online [UUUUU]: 2 more losses are survived"),
     ]
 
 
@@ -128,12 +128,15 @@ class Begun:
     """Repairs that only remember what was asked of them."""
 
     def __init__(self):
-        self.requests, self.error = [], None
+        self.requests, self.error, self.held = [], None, ()
 
     def start(self, request):
         if self.error is not None:
             raise self.error
         self.requests.append(request)
+
+    def is_empty(self, seat):
+        return seat not in self.held
 
 
 @dataclasses.dataclass
@@ -158,6 +161,18 @@ def test_a_spare_takes_the_seat_of_a_disk_that_is_gone_and_only_once(noted):
     asked = [(request.do, request.seat, request.address, request.bytes_per_s_max) for request in begun.requests]
     assert asked == [("replace", 1, "unix:/s0", 1 << 20), ("replace", 2, "unix:/s1", 1 << 20)]
     assert automatic.spares == []
+
+
+def test_a_spare_waits_until_the_disk_that_was_given_up_is_voted_off(noted):
+    begun = Begun()
+    begun.held = (1,)
+    automatic = Automatic(Found(("unix:/s0",)), begun, noted)
+    gone = status(DiskState.ONLINE, DiskState.DEAD)
+    automatic.look(gone, 0)
+    assert (begun.requests, automatic.spares) == ([], ["unix:/s0"])
+    begun.held = ()
+    automatic.look(gone, 0)
+    assert [request.seat for request in begun.requests] == [1]
 
 
 @pytest.mark.parametrize("state", [DiskState.SUSPECT, DiskState.OFFLINE, DiskState.REBUILDING, DiskState.ONLINE])
