@@ -26,6 +26,7 @@ from perdure.cli import (
     key,
     repair,
     serve,
+    simulate,
     up,
 )
 from perdure.errors import Misuse, PerdureError
@@ -55,6 +56,7 @@ for module in (
     image,
     key,
     evidence,
+    simulate,
 ):
     module.register(cli)
 
