@@ -24,6 +24,7 @@ from perdure.cli import (
     evidence,
     image,
     key,
+    listing,
     repair,
     serve,
     simulate,
@@ -48,6 +49,7 @@ def cli() -> None:
 for module in (
     up,
     array,
+    listing,
     repair,
     erase,
     serve,

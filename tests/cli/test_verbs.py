@@ -54,6 +54,7 @@ def test_the_verbs_are_these():
         "rejoin",
         "scrub",
         "erase",
+        "list",
         "doctor",
         "simulate",
         "disk run",
