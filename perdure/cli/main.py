@@ -18,6 +18,7 @@ import click
 from perdure import __version__
 from perdure.cli import (
     array,
+    completion,
     disk,
     doctor,
     erase,
@@ -59,6 +60,7 @@ for module in (
     key,
     evidence,
     simulate,
+    completion,
 ):
     module.register(cli)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from perdure.errors import Misuse
 from perdure.service import config
@@ -75,6 +76,18 @@ def config_options(function: _F) -> _F:
 def find_config(config_file: Path | None, directory: Path) -> Config:
     """The configuration that the options name. Raises Misuse."""
     return config.load(directory / config.NAME if config_file is None else config_file)
+
+
+def complete_seat(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The seats of the configuration that the line names so far, each with its address; none where there is none."""
+    del param
+    directory = ctx.params.get("directory") or Path(_DEFAULT_DIRECTORY).expanduser()
+    try:
+        found = find_config(ctx.params.get("config_file"), directory)
+    except Misuse:
+        return []  # a shell that completes has nowhere to say why not
+    seats = ((str(seat), address) for seat, address in enumerate(found.addresses))
+    return [CompletionItem(seat, help=address) for seat, address in seats if seat.startswith(incomplete)]
 
 
 def absolute(path: Path) -> Path:
