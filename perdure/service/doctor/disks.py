@@ -24,6 +24,8 @@ from perdure.service.config import Config
 from perdure.service.doctor.finding import Finding, Level, fail, ok, warn
 
 ANSWER_MS_MAX: Final = 5000
+ALL_MS_MAX: Final = 12_000
+"""Of one disk, connecting and answering, and whatever else may hold it up: an examination always ends."""
 _ID_CHARS: Final = 16
 
 
@@ -73,12 +75,13 @@ async def _each(found: Config, trust: Trust | None) -> Sequence[Finding]:
 async def _one(seat: int, address: str, trust: Trust | None, has_array: bool) -> Finding:
     check = f"disk {seat}"
     try:
-        if trust is None:
-            return ok(check, f"{address} is open, after {await _connected_ms(address):.1f} ms")
-        (asked,) = await asking.ask(address, trust.authority, count=1, answer_ms_max=ANSWER_MS_MAX)
+        async with asyncio.timeout(ALL_MS_MAX / 1000):
+            if trust is None:
+                return ok(check, f"{address} is open, after {await _connected_ms(address):.1f} ms")
+            (asked,) = await asking.ask(address, trust.authority, count=1, answer_ms_max=ANSWER_MS_MAX)
         verifier = Verifier(trust.policy, trust.collateral)
         verified = verifier.verify(asked.answer.document, asked.commitment, asked.at_ms)
-    except (PerdureError, OSError, TimeoutError) as error:
+    except (PerdureError, OSError, TimeoutError, UnicodeError) as error:  # the last for what can be no host's name
         return _trouble(check, address, error)
     what = f"{address}: {verified.platform}, root {verified.root}, instance {asked.answer.instance.hex()[:_ID_CHARS]}"
     if has_array and asked.answer.epoch == NO_EPOCH:
@@ -113,5 +116,6 @@ async def _connected_ms(address: str) -> float:
     start_s = time.monotonic()
     with socket.socket(family, socket.SOCK_STREAM) as stream:
         stream.setblocking(False)
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(stream, target), ANSWER_MS_MAX / 1000)
+        async with asyncio.timeout(ANSWER_MS_MAX / 1000):
+            await asyncio.get_running_loop().sock_connect(stream, target)
     return (time.monotonic() - start_s) * 1000

@@ -107,6 +107,13 @@ def test_one_who_answers_nonsense_is_a_failure_or_gone_but_no_defect(site, trust
     assert "MalformedEvidence" in found[0].found
 
 
+def test_an_address_that_can_be_no_hosts_name_does_not_hold_the_others_up(site, trust, monkeypatch):
+    monkeypatch.setattr(disks, "ALL_MS_MAX", 500)
+    for given in (trust, None):
+        odd = replace(site.found, addresses=(f"tcp:{'a' * 64}.example:1", *site.found.addresses[:2]))
+        assert levels(disks.findings(odd, given)) == ["warn", "ok", "ok", "fail"]
+
+
 @pytest.mark.parametrize(("count", "level"), [(3, Level.OK), (2, Level.WARN), (1, Level.FAIL), (0, Level.FAIL)])
 def test_too_few_disks_are_a_failure_and_fewer_than_all_a_weakness(site, count, level):
     assert disks.quorum(of_an_array(site), count).level is level
