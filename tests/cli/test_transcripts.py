@@ -118,7 +118,8 @@ def place(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
         (programs / name).chmod(0o755)
     with Rig(tmp_path) as rig:
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        yield {**rig.env, "PATH": path, "PYTHON": sys.executable, "HOME": str(tmp_path)}, work
+        here = {"PYTHON": sys.executable, "PYTHONPATH": str(Path(__file__).parents[2])}  # this tree, wherever one works
+        yield {**rig.env, **here, "PATH": path, "HOME": str(tmp_path)}, work
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
