@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import click
 
-from perdure.api import ANSWER_MS_MAX
 from perdure.cli import judging, output, receipt
 from perdure.cli.options import FILE, verb
 from perdure.disk.wire import DISK_SECTOR_BYTES
@@ -223,9 +222,7 @@ def _register_ask(evidence: click.Group) -> None:
         roots = [artefacts.read_certificate(path) for path in root_files]
         collateral = judging.read_collateral(chain_files, collateral_files)
         with judging.named_errors(as_json=as_json):
-            first, *others = asyncio.run(
-                asking.ask(address, authority, count=1 + (count or 0), answer_ms_max=ANSWER_MS_MAX)
-            )
+            first, *others = asyncio.run(asking.ask(address, authority, count=1 + (count or 0)))
             data = first.answer.document
             if output_file is not None:
                 artefacts.write_atomic(output_file, data, 0o644)

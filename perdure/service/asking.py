@@ -15,6 +15,8 @@ from perdure.errors import Disconnected, MalformedEvidence, Misuse, Refused
 from perdure.shell.channel import SocketChannel
 
 NONCE_BYTES: Final = 32
+ANSWER_MS_MAX: Final = 5_000
+"""How long one answer may take, as for a main program that is told nothing else (`perdure.api`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Asked:
     at_ms: int
 
 
-async def ask(address: str, authority: Authority, *, count: int, answer_ms_max: int) -> list[Asked]:
+async def ask(address: str, authority: Authority, *, count: int, answer_ms_max: int = ANSWER_MS_MAX) -> list[Asked]:
     """Ask `count` times, one after another. Raises Disconnected, Refused, MalformedEvidence, Misuse."""
     try:
         channel = SocketChannel(address, answer_ms_max)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from perdure import api
 from perdure.array.commands import Authority
 from perdure.errors import Disconnected, Misuse, Refused
 from perdure.service import artefacts, asking, local
@@ -44,3 +45,7 @@ def test_whoever_has_another_key_is_refused(site):
 def test_where_no_disk_can_be_asked_the_sentence_says_so(address, kind, sentence):
     with pytest.raises(kind, match=sentence):
         ask(address, STRANGER)
+
+
+def test_one_answer_may_take_as_long_as_a_main_program_allows():
+    assert asking.ANSWER_MS_MAX == api.ANSWER_MS_MAX

@@ -23,7 +23,6 @@ from perdure.service import asking
 from perdure.service.config import Config
 from perdure.service.doctor.finding import Finding, Level, fail, ok, warn
 
-ANSWER_MS_MAX: Final = 5000
 ALL_MS_MAX: Final = 12_000
 """Of one disk, connecting and answering, and whatever else may hold it up: an examination always ends."""
 _ID_CHARS: Final = 16
@@ -78,7 +77,7 @@ async def _one(seat: int, address: str, trust: Trust | None, has_array: bool) ->
         async with asyncio.timeout(ALL_MS_MAX / 1000):
             if trust is None:
                 return ok(check, f"{address} is open, after {await _connected_ms(address):.1f} ms")
-            (asked,) = await asking.ask(address, trust.authority, count=1, answer_ms_max=ANSWER_MS_MAX)
+            (asked,) = await asking.ask(address, trust.authority, count=1, answer_ms_max=asking.ANSWER_MS_MAX)
         verifier = Verifier(trust.policy, trust.collateral)
         verified = verifier.verify(asked.answer.document, asked.commitment, asked.at_ms)
     except (PerdureError, OSError, TimeoutError, UnicodeError) as error:  # the last for what can be no host's name
@@ -116,6 +115,6 @@ async def _connected_ms(address: str) -> float:
     start_s = time.monotonic()
     with socket.socket(family, socket.SOCK_STREAM) as stream:
         stream.setblocking(False)
-        async with asyncio.timeout(ANSWER_MS_MAX / 1000):
+        async with asyncio.timeout(asking.ANSWER_MS_MAX / 1000):
             await asyncio.get_running_loop().sock_connect(stream, target)
     return (time.monotonic() - start_s) * 1000

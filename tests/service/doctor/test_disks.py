@@ -79,7 +79,7 @@ def test_a_disk_of_a_program_that_the_policy_does_not_allow_is_a_failure(site, t
 
 
 def test_one_who_accepts_and_says_nothing_is_not_waited_for_longer_than_the_bound(site, trust, monkeypatch):
-    monkeypatch.setattr(disks, "ANSWER_MS_MAX", 200)
+    monkeypatch.setattr("perdure.service.asking.ANSWER_MS_MAX", 200)
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(site.directory / "mute.sock"))
         mute.listen()
