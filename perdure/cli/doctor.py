@@ -52,7 +52,8 @@ def _lines(found: Sequence[Finding]) -> Iterator[str]:
         yield f"{one.level.upper():4}  {one.check}: {one.found}"
         yield from (f"      {what}: {text}" for what, text in (("why", one.why), ("do", one.do)) if text)
     counted = finding.counts(found)
-    yield f"{counted[Level.OK]} ok, {counted[Level.WARN]} warnings, {counted[Level.FAIL]} failures"
+    bad = ((counted[Level.WARN], "warning"), (counted[Level.FAIL], "failure"))
+    yield ", ".join([f"{counted[Level.OK]} ok", *(f"{count} {what}{'' if count == 1 else 's'}" for count, what in bad)])
 
 
 def _coloured(found: Sequence[Finding]) -> Text:

@@ -60,7 +60,9 @@ class Tale:
     def text(self) -> str:
         """`12 stories: 96 mounts, ...`."""
         shown = ", ".join(f"{self.counts[name]:,} {name.replace('_', ' ')}" for name in _COUNTED)
-        return f"{self.stories:,} stories: {shown.replace('losses', 'disks lost')}"
+        return (
+            f"{self.stories:,} {'story' if self.stories == 1 else 'stories'}: {shown.replace('losses', 'disks lost')}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""

@@ -55,7 +55,7 @@ def test_lines_for_people_say_what_why_and_what_to_do():
         "FAIL  c: gone",
         "      why: Because so.",
         "      do: Do that.",
-        "1 ok, 1 warnings, 1 failures",
+        "1 ok, 1 warning, 1 failure",
     ]
 
 

@@ -89,7 +89,7 @@ def test_where_there_is_no_terminal_a_line_comes_now_and_then(teller, capsys, mo
     monkeypatch.setattr(simulate, "LINE_S", 0.0)
     teller(*(json.dumps(STORY | {"seed": seed}) for seed in range(3)))
     assert run(["simulate", "--seed", "0", "--runs", "3"]) == 0
-    assert capsys.readouterr().err.splitlines()[0].startswith("1 stories: ")
+    assert capsys.readouterr().err.splitlines()[0].startswith("1 story: ")
 
 
 def test_interrupted_it_leaves_nothing_running():
