@@ -121,8 +121,8 @@ def wire() -> Iterator[str]:
     found = {row[0]: row[1:] for row in measured("work | bytes")}
     bytes_count, times = found["4 KiB random write + fsync, depth 32: perdure, TCP"]
     yield (
-        f"Measured with 3 of 5, 32 clients that each flush, commands and evidence included: {bytes_count} bytes, {times} "
-        'of n/k ([`benchmarks.md`](benchmarks.md), "Bytes on the wire").'
+        f"Measured with 3 of 5, 32 clients that each flush, commands and evidence included: {bytes_count} bytes, "
+        f'{times} of n/k ([`benchmarks.md`](benchmarks.md), "Bytes on the wire").'
     )
 
 
