@@ -128,8 +128,8 @@ def _require_fit(found: Config, given: dict[str, Any]) -> None:
     shape = found.array
     serve = found.serve
     asked |= {"--spares": given["spares"], "--http": given["http"]}
-    has = (shape.disks, shape.threshold, shape.size_bytes, serve.dead_after_ms, serve.acknowledgements)
-    has += (len(found.spares), serve.http)
+    has: tuple[object, ...] = (shape.disks, shape.threshold, shape.size_bytes)
+    has += (serve.dead_after_ms, serve.acknowledgements, len(found.spares), serve.http)
     for (option, wanted), value in zip(asked.items(), has, strict=True):
         if wanted is not None and wanted != value:
             raise Misuse(

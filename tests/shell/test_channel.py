@@ -166,6 +166,15 @@ def test_answers_are_counted_and_timed_and_what_fails_is_counted_apart():
     asyncio.run(main())
 
 
+def test_a_name_that_cannot_be_a_hosts_is_a_disk_that_cannot_be_reached():
+    async def main():
+        way = SocketChannel(f"tcp:{'a' * 64}.example:1", answer_ms_max=300)
+        with pytest.raises(Disconnected, match="cannot connect"):
+            await way.exchange(Lane.WRITE, [b"a"])
+
+    asyncio.run(main())
+
+
 def test_what_waits_for_a_connection_that_is_lost_as_it_is_made_fails(monkeypatch):
     async def main():
         way = SocketChannel("tcp:127.0.0.1:1", answer_ms_max=300)
