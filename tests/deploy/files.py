@@ -1,4 +1,4 @@
-"""Where what is tested lies, and the tools that look at it: a test that needs one that is missing is skipped by name."""
+"""Where what is tested lies, and the tools that look at it; a test is skipped by the name of what is missing."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ WAIT_S = 30
 NITRO_CLI = """#!/bin/sh
 echo "$*" >>"$NOTES/asked"
 case $1 in
-describe-eif) printf '{\\n  "Measurements": {\\n    "HashAlgorithm": "Sha384 { ... }",\\n    "PCR0": "%s"\\n  }\\n}\\n' "$FAKE_PCR0" ;;
+describe-eif)
+	printf '{\\n "Measurements": {\\n  "HashAlgorithm": "Sha384 { ... }",\\n  "PCR0": "%s"\\n }\\n}\\n' "$FAKE_PCR0"
+	;;
 run-enclave)
 	touch "$NOTES/running"
 	printf 'Started enclave\\n{\\n  "EnclaveID": "i-0abc-enc1",\\n  "ProcessID": 7,\\n  "EnclaveCID": 16\\n}\\n'

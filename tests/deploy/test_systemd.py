@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 
@@ -12,7 +11,7 @@ from perdure.cli.main import cli
 from tests.deploy.files import DEPLOY, tool
 
 UNITS = DEPLOY / "systemd"
-EXPOSURE_MAX = {"perdure@.service": 15, "perdure-disk@.service": 15, "perdure-enclave@.service": 30}
+EXPOSURE_MAX = {"perdure@.service": 15, "perdure-disk@.service": 15, "perdure-enclave@.service": 18}
 """In tenths, as `--threshold` has it; 100 is a unit without any care."""
 
 
@@ -50,8 +49,9 @@ def test_systemd_finds_nothing_wrong(root, name):
     analyze = tool("systemd-analyze", "systemd")
     unit = root / "etc/systemd/system" / name.replace("@", "@main")
     unit.symlink_to(name)
-    command = [analyze, "verify", "--recursive-errors=no", "--man=no", f"--root={root}", f"/etc/systemd/system/{unit.name}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    options = ["--recursive-errors=no", "--man=no", f"--root={root}"]
+    command = [analyze, "verify", *options, f"/etc/systemd/system/{unit.name}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -59,7 +59,7 @@ def test_systemd_finds_nothing_wrong(root, name):
 def test_a_unit_is_exposed_no_more_than_it_must_be(name, most):
     analyze = tool("systemd-analyze", "systemd")
     command = [analyze, "security", "--no-pager", "--offline=true", f"--threshold={most}", UNITS / name]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -101,5 +101,5 @@ def test_users_and_directories_are_made_as_written(tmp_path):
     assert re.search(r"^perdure:x:\d+:\d+:Perdure:/:/usr/sbin/nologin$", (tmp_path / "etc/passwd").read_text(), re.M)
     command = [tmpfiles, "--create", f"--root={tmp_path}", UNITS / "perdure.tmpfiles"]
     subprocess.run(command, check=True, capture_output=True)
-    modes = {name: (tmp_path / "etc" / name).stat().st_mode & 0o777 for name in ("perdure", "perdure/disks", "credstore")}
-    assert modes == {"perdure": 0o755, "perdure/disks": 0o755, "credstore": 0o700}
+    wanted = {"perdure": 0o755, "perdure/disks": 0o755, "credstore": 0o700}
+    assert {name: (tmp_path / "etc" / name).stat().st_mode & 0o777 for name in wanted} == wanted
