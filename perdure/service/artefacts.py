@@ -110,7 +110,7 @@ def read_key(path: Path) -> Authority:
             f"The key file {path} cannot be read ({error.strerror}); nothing was started. Without the key the array "
             "cannot be opened: bring the file back from your copy."
         ) from None
-    if mode & 0o077:
+    if mode & _foreign_bits(path):
         raise Misuse(
             f"The key file {path} can be read by others than its owner (mode {mode:04o}); nothing was started. Run "
             f"`chmod 600 {path}`, and make a new key and array if somebody may have read it."
@@ -122,6 +122,16 @@ def read_key(path: Path) -> Authority:
             "that `perdure key new` made."
         )
     return Authority(bytes.fromhex(match[1].decode()))
+
+
+def _foreign_bits(path: Path) -> int:
+    """The bits of a key file's mode by which others than its owner could touch it.
+
+    systemd gives a credential to its service by an access list, whose mask shows as the group's read bit although no
+    group has it (`write_credential` in systemd's src/core/exec-credential.c).
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    return 0o037 if credentials and path.parent == Path(credentials) else 0o077
 
 
 def read_policy(path: Path) -> Policy:

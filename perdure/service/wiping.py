@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from typing import Final
 
 _PROBE_BYTES: Final = 4096
+_PROBE: Final = 0x3C
+"""Neither what freed blocks are filled with (165 is 0xA5) nor what new ones are, its complement: the copy that is
+looked at may be made in the very block, and would then hold the latter."""
 _TUNABLES: Final = {
     "glibc.malloc.tcache_count": 0,  # blocks in a thread's cache are not overwritten (malloc.c), so there is no cache
     # Not for wiping: buffers of a batch are kept by the allocator instead of being mapped and faulted in page by page
@@ -55,9 +58,9 @@ def works() -> bool:
     guard = library.malloc(_PROBE_BYTES)
     block = library.malloc(_PROBE_BYTES)
     above = library.malloc(_PROBE_BYTES)  # so that the block cannot be given back to the system
-    ctypes.memset(block, 0x5A, _PROBE_BYTES)
+    ctypes.memset(block, _PROBE, _PROBE_BYTES)
     library.free(block)
     left = ctypes.string_at(block + _PROBE_BYTES // 4, _PROBE_BYTES // 2)  # allocators keep links at the start
     library.free(guard)
     library.free(above)
-    return b"\x5a" * 16 not in left
+    return bytes([_PROBE]) * 16 not in left

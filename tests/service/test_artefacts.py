@@ -45,6 +45,28 @@ def test_a_key_comes_back_as_it_was_drawn(tmp_path):
     assert artefacts.new_key(tmp_path / "other").private_key != drawn.private_key
 
 
+@pytest.mark.parametrize(("mode", "is_good"), [(0o400, True), (0o440, True), (0o460, False), (0o444, False)])
+def test_a_credential_of_systemd_may_show_the_mask_of_its_access_list(tmp_path, monkeypatch, mode, is_good):
+    path = tmp_path / "authority.key"
+    authority = artefacts.new_key(path)
+    path.chmod(mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if is_good:
+        assert artefacts.read_key(path).private_key == authority.private_key
+    else:
+        with pytest.raises(Misuse, match=f"mode {mode:04o}"):
+            artefacts.read_key(path)
+
+
+def test_what_is_not_in_the_credentials_directory_is_no_credential(tmp_path, monkeypatch):
+    path = tmp_path / "authority.key"
+    artefacts.new_key(path)
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    with pytest.raises(Misuse, match="mode 0440"):
+        artefacts.read_key(path)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o666])
 def test_a_key_that_others_can_touch_is_refused(tmp_path, mode):
     path = tmp_path / "key"

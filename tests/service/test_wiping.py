@@ -36,6 +36,11 @@ def test_the_probe_notices_memory_that_is_left_as_it_was():
     assert run(PROGRAM.replace("wiping.apply();", "")) == "False\n"
 
 
+def test_the_probe_is_no_filling_of_the_c_librarys():
+    filling = int(wiping.SETTINGS["MALLOC_PERTURB_"])
+    assert wiping._PROBE not in (filling, filling ^ 0xFF)
+
+
 def test_objects_of_every_size_are_overwritten_when_they_are_freed():
     """Small ones too: Python keeps those in pools of its own, and the C library in a cache of each thread."""
     for size in (64, 200, 480, 900, 1400, 5000, 70_000):
