@@ -112,14 +112,15 @@ class Shell:
     def run(self, step: Step) -> Said:
         """Type the line and return what it printed. Fails when that is not what its document says."""
         said = self.type(step.command)
+        print(f"$ {step.command}\n{said.out}")
         missing = missing_line(said.out, step.expected)
-        assert missing is None, f"$ {step.command}\nprinted\n{said.out}\nand no line is\n{missing}"
+        assert missing is None, f"$ {step.command}\nprinted\n{said.out}\nand then no line is\n{missing}"
         return said
 
     def type(self, command: str) -> Said:
         """Run one line; what it reads from its standard input is nothing."""
         assert self._bash.stdin is not None
-        self._bash.stdin.write(f"{{ {command}\n}} </dev/null; echo; echo {END} $?\n".encode())
+        self._bash.stdin.write(f"{{ {command}\n}} </dev/null; printf '\\n{END} %s\\n' $?\n".encode())
         self._bash.stdin.flush()
         out = self._read_to_end(command)
         text, _, code = out.decode(errors="replace").rpartition(f"\n{END} ")

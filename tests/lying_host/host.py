@@ -27,7 +27,7 @@ import pytest
 from coincurve import PrivateKey
 
 from perdure.array.commands import Authority
-from perdure.array.geometry import Geometry
+from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, OpKind
 from perdure.service import artefacts, config, local
@@ -197,7 +197,7 @@ class LyingHost(Main):
     @property
     def geometry(self) -> Geometry:
         """Where what stands on a disk."""
-        return Geometry.for_size(self.k, self.n, config.parse_size(SIZE))
+        return Geometry.for_size(self.k, self.n, config.parse_size(SIZE), HISTORY_SECTORS)
 
     # Disks ------------------------------------------------------------------------------------------------
 
