@@ -22,7 +22,6 @@ from perdure.service import config
 from tests.cli.console import blocks
 from tests.cli.operations import LEADS, SIZE, follow, messages, name_of_test, prepare, require_healthy, sections, up
 from tests.cli.rig import Rig
-from tests.cli.test_losses import with_blank_disk
 from tests.cli.test_repair import disk_at, spoil
 
 FILES = ("test_operations.py", "test_operations_hostile.py", "test_drills.py")
@@ -112,17 +111,14 @@ def test_dead_a_disk_was_voted_off(rig):
 
 
 def test_blank_a_disk_was_restarted(rig):
-    rig.kill_disk(2)
-    with_blank_disk(rig, 2, lambda: follow_blank(rig))
-    rig.wait_for(in_state("dead"))  # the test's own disk has ended with its block
-    rig.run("replace", 2)
-
-
-def follow_blank(rig):
-    rig.wait_for(in_state("blank"))
-    assert "it is blank, and what it held is gone" in rig.status()["disks"][2]["reason"]
-    follow(rig, "BLANK: a disk was restarted")
-    require_healthy(rig)
+    with disk_at(rig, "again.sock"):
+        rig.kill_disk(2)
+        os.rename(rig.directory / "again.sock", rig.directory / "disk-2.sock")  # before it is voted off
+        rig.wait_for(in_state("blank"))
+        assert "it is blank, and what it held is gone" in rig.status()["disks"][2]["reason"]
+        follow(rig, "BLANK: a disk was restarted")
+        require_healthy(rig)
+    rig.run("replace", 2)  # the test's own disk has ended with its block
 
 
 def test_offline_a_disk_was_taken_out_of_use(rig):
