@@ -83,6 +83,10 @@ def _is_well(disk: dict[str, Any]) -> bool:
     return disk["state"] == "online" and not any(disk["errors"].values())
 
 
-def messages(rig: Rig) -> list[str]:
-    """Of the events that the main program remembers."""
+def wait_for_event(rig: Rig, says: str) -> None:
+    """Return when an event says this: it may come a moment after the status does. Fails after half a minute."""
+    rig.wait_for(lambda _: any(says in message for message in _messages(rig)))
+
+
+def _messages(rig: Rig) -> list[str]:
     return [event["message"] for event in ask(rig.directory / "control.sock", "events", since=0)["events"]]

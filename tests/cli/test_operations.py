@@ -20,7 +20,17 @@ import pytest
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.service import config
 from tests.cli.console import blocks
-from tests.cli.operations import LEADS, SIZE, follow, messages, name_of_test, prepare, require_healthy, sections, up
+from tests.cli.operations import (
+    LEADS,
+    SIZE,
+    follow,
+    name_of_test,
+    prepare,
+    require_healthy,
+    sections,
+    up,
+    wait_for_event,
+)
 from tests.cli.rig import Rig
 from tests.cli.test_repair import disk_at, spoil
 
@@ -125,7 +135,7 @@ def test_offline_a_disk_was_taken_out_of_use(rig):
     rig.run("offline", 2)
     rig.wait_for(in_state("offline"))
     assert "`perdure online 2` takes the disk of seat 2 back" in rig.status()["action"]
-    assert "asked for: offline of seat 2" in messages(rig)
+    wait_for_event(rig, "asked for: offline of seat 2")
     follow(rig, "OFFLINE: a disk was taken out of use")
 
 
@@ -172,7 +182,7 @@ def stop_by_silence(rig):
     for seat in (0, 2, 3):
         rig.pause_disk(seat)
     try:
-        rig.wait_for(lambda status: status["state"] == "unusable")
+        wait_for_event(rig, "THE ARRAY HAS STOPPED (unusable)")
     finally:
         for seat in (0, 2, 3):
             rig.resume_disk(seat)
@@ -191,7 +201,7 @@ def test_a_repair_has_failed(rig):
     rig.kill_disk(2)
     rig.wait_for(in_state("dead"))
     assert "Seat 2 stays empty" in rig.run("replace", 2, "--address", "unix:nobody.sock", code=2).sentence
-    assert any(" has failed: Seat 2 stays empty" in message for message in messages(rig))
+    wait_for_event(rig, " has failed: Seat 2 stays empty")
     follow(rig, "A repair has failed", codes=(0, 1))
 
 
@@ -212,10 +222,8 @@ def test_a_spare_is_no_good(own):
     up(own)
     os.kill(own.process("spare-0").pid, signal.SIGKILL)
     own.kill_disk(2)
-    own.wait_for(lambda status: any(repair["state"] == "failed" for repair in status["repairs"]))
-    said = messages(own)
-    assert any(message.endswith("takes seat 2, whose disk is dead") for message in said)
-    assert any("replace of seat 2" in message and " has failed: " in message for message in said)
+    wait_for_event(own, f"the spare at unix:{own.directory}/spare-0.sock takes seat 2, whose disk is dead")
+    wait_for_event(own, f"replace of seat 2 (unix:{own.directory}/spare-0.sock) has failed: ")
     follow(own, "A spare is no good")
     require_healthy(own)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.operations import follow, messages, require_healthy
+from tests.cli.operations import follow, require_healthy, wait_for_event
 from tests.cli.rig import is_running
 from tests.lying_host.crooked import turncoat
 from tests.lying_host.host import SECTOR, LyingHost, data_of
@@ -102,9 +102,8 @@ def forge(host, seats):
 
 
 def test_forked_the_disks_are_of_another_history(host):
-    log = host.directory / "main.log"
     forge(host, range(host.n))
-    host.wait_for(lambda status: status["state"] == "forked" and "THE ARRAY HAS STOPPED (forked)" in log.read_text())
+    wait_for_event(host, "THE ARRAY HAS STOPPED (forked)")
     for proxy in host.proxies:
         proxy.alter = unchanged
     follow(host, "FORKED: the disks are of another history", codes=(0, 3))
@@ -157,4 +156,4 @@ def lead_seat_2_to(host, disk, says):
     host.proxies[2].present(disk)
     status = host.wait_for(seat_2_is("dead"))
     assert says in status["disks"][2]["reason"]
-    assert any(says in message for message in messages(host))
+    wait_for_event(host, says)
