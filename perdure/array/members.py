@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from perdure.array.roster import Roster
 from perdure.array.session import Health, Session
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, TakenOffline
 
 
 @dataclass(slots=True)
@@ -53,5 +53,6 @@ class Members:
             return
         if instance in self.roster.members and instance not in self.lost:
             self.lost[instance] = verdict
-            self.counted(instance).write += 1
+            if not isinstance(verdict, TakenOffline):  # nothing is wrong with that one
+                self.counted(instance).write += 1
             self.on_lost()

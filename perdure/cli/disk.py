@@ -102,8 +102,8 @@ def register(cli: click.Group) -> None:
         """
         found = config.load(absolute(directory) / config.NAME)
         lost = local.lose_disks(found, seats)
-        seats_text = ", ".join(map(str, lost))
-        text = f"Lost: the disk of seat {seats_text}. `perdure status` shows what the array makes of it."
+        seats_text = f"{'the disk of seat' if len(lost) == 1 else 'the disks of seats'} {', '.join(map(str, lost))}"
+        text = f"Lost: {seats_text}. `perdure status` shows what the array makes of it."
         output.result({"lost": lost}, text, as_json=as_json)
         return 0
 

@@ -22,6 +22,10 @@ from perdure.service.control import ask, error_to_json
 from perdure.service.events import Event, Kind, Level
 
 POLL_S: Final = 0.5
+_NOT_KEPT: Final = (
+    "The newest of these events are not kept in the array, and are gone when this main program ends: save them with "
+    "`perdure events --json`. Why:"
+)
 _COLOURS: Final = {Level.INFO: None, Level.WARNING: "yellow", Level.CRITICAL: "red"}
 
 
@@ -66,9 +70,14 @@ def _show(found: Config, since: int, *, follow: bool, as_json: bool, kinds: tupl
 
 
 def _stream(found: Config, since: int, *, follow: bool) -> Iterator[Event]:
-    """The events after `since`; with `follow` without an end."""
+    """The events after `since`; with `follow` without an end. That they are not kept any more is said once."""
+    not_kept = None
     while True:
-        some = [Event.from_json(value) for value in ask(found.serve.control, "events", since=since)["events"]]
+        answer = ask(found.serve.control, "events", since=since)
+        if answer["not_kept"] != not_kept:
+            not_kept = answer["not_kept"]
+            output.note(f"{_NOT_KEPT} {not_kept}")
+        some = [Event.from_json(value) for value in answer["events"]]
         yield from some
         if some:
             since = some[-1].number

@@ -82,15 +82,21 @@ def _report(fd: int, value: Mapping[str, Any]) -> None:
 
 
 def stop(config: Config) -> bool:
-    """Stop the main program cleanly; False when none runs. Raises what kept it from bringing everything home."""
+    """Stop the main program cleanly; False when none runs.
+
+    Raises what kept it from bringing everything home, and says whether it has stopped all the same.
+    """
     process = running(config)
     if process is None:
         return False
     try:
         ask(config.serve.control, "stop", timeout_s=STOP_S_MAX)
-    finally:
-        has_ended = process.wait(10)
-    if not has_ended:
+    except PerdureError as error:
+        if process.wait(10):
+            said = {**error_to_json(error), "message": f"{error} This main program has stopped now."}
+            raise error_from_json(said) from None
+        raise
+    if not process.wait(10):
         raise Unavailable(
             f"The main program (process {process.pid}) was told to stop and has not ended yet; nothing was forced. "
             f"Look at {config.directory / artefacts.MAIN_LOG_FILE} and try again."

@@ -230,7 +230,8 @@ class Service:
             case "status":
                 return self.status().to_json()
             case "events":
-                return {"events": [event.to_json() for event in self._events.since(request.since or 0)]}
+                events = [event.to_json() for event in self._events.since(request.since or 0)]
+                return {"events": events, "not_kept": self._events.failure}
             case "event":
                 return await self._event(request.number or 0)
             case "stop":

@@ -218,15 +218,16 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
         case State.DEGRADED if any(disk.is_fork for disk in disks):
             return (
                 "Evidence shows that a host rolled a disk back or put another in its place. Everything flushed is safe "
-                f"on the others, and {survives} more may be lost. Do not trust that host; keep the main program's log. "
-                f"{_mending(disks)}"
+                f"on the others, and {survives} more may be lost. Do not trust that host; keep the evidence, which "
+                f"`perdure events` names, and the main program's log. {_mending(disks)}"
             ).rstrip()
+        case State.DEGRADED if survives and all(disk.state in IN_USE for disk in disks):
+            return f"Everything flushed is safe: {_silent(survives, disks)}"
         case State.DEGRADED if survives:
             gone = sum(disk.state not in IN_USE for disk in disks)
             are = "is" if gone == 1 else "are"
-            what = f"{gone} of {len(disks)} disks {are} gone" if gone else "a disk is silent, and writes wait for it"
-            rest = _mending(disks) or "Keep the others running."
-            return f"Everything flushed is safe: {what}, and {survives} more may be lost. {rest}"
+            what = f"{gone} of {len(disks)} disks {are} gone, and {survives} more may be lost"
+            return f"Everything flushed is safe: {what}. {_mending(disks)}"
         case State.DEGRADED:
             first = f"{_mending(disks)} ".lstrip()
             return (
@@ -236,15 +237,29 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
         case State.UNUSABLE:
             return (
                 "Nothing older is served. Make disks that still run reachable, stop this main program with `perdure "
-                "export` or `perdure down`, and mount again; what an ended disk held in its RAM is gone."
+                "export` or `perdure down`, and mount again with `perdure import` or `perdure up`; what an ended disk "
+                "held in its RAM is gone."
             )
         case State.FENCED:
             return "Another main program owns the array now. Stop this one with `perdure export` or `perdure down`."
         case _:
             return (
-                "A host showed disks from another history. Stop this main program, keep its log, and do not trust that "
-                "host; what a FLUSH covered, with chains up to the last evidence, is on the honest disks."
+                "A host showed disks from another history. Keep this main program's log, stop it with `perdure export` "
+                "or `perdure down`, and do not trust that host; what a FLUSH covered, with chains up to the last "
+                "evidence, is on the honest disks, and nothing is risked when you mount again with `perdure import` or "
+                "`perdure up`."
             )
+
+
+def _silent(survives: int, disks: Sequence[DiskStatus]) -> str:
+    """About disks of which nobody knows yet whether they are gone: they are not counted on."""
+    count = sum(disk.state is DiskState.SUSPECT for disk in disks)
+    what, them, their = ("a disk is", "it", "its host") if count == 1 else (f"{count} disks are", "them", "their hosts")
+    rest = "the array stops" if count > survives else f"{survives - count} more may be lost"
+    return (
+        f"{what} silent, and writes wait for {them}. Without {them} {rest}. Look at {their} and the network, and keep "
+        "the others running."
+    )
 
 
 def _mending(disks: Sequence[DiskStatus]) -> str:
@@ -253,9 +268,19 @@ def _mending(disks: Sequence[DiskStatus]) -> str:
     for disk in empty:
         if disk.state is DiskState.REBUILDING:
             return f"Seat {disk.seat} is being rebuilt."
-    for disk in empty:
-        fresh = f"`perdure {Verb.REPLACE} {disk.seat}` rebuilds seat {disk.seat} on a fresh disk"
-        if disk.state is DiskState.DEAD:
-            return f"{fresh}; if its own disk is back and has not ended, `perdure {Verb.REJOIN} {disk.seat}` is faster."
-        return f"{fresh}."
-    return ""
+    return _mending_of(empty[0]) if empty else ""
+
+
+def _mending_of(disk: DiskStatus) -> str:
+    seat = disk.seat
+    fresh = f"`perdure {Verb.REPLACE} {seat}` rebuilds seat {seat} on a fresh disk"
+    match disk.state:
+        case DiskState.OFFLINE:
+            return f"`perdure online {seat}` takes the disk of seat {seat} back, if it has gone on running."
+        case DiskState.CLONE | DiskState.ROLLBACK:  # whoever answers at its address now is not to be asked again
+            elsewhere = f"`perdure {Verb.REPLACE} {seat} --address ADDRESS`"
+            return f"{elsewhere} rebuilds seat {seat} on a fresh disk of another host."
+        case DiskState.DEAD:
+            return f"{fresh}; if its own disk is back and has not ended, `perdure {Verb.REJOIN} {seat}` is faster."
+        case _:
+            return f"{fresh}."

@@ -33,7 +33,7 @@ class Watcher:
         self._events = events
         self._proof_of = proof_of
         self._disks = {disk.seat: disk for disk in first.disks}
-        self._state = first.state
+        self._standing = first.state, first.losses_survived
         self._repairs = {repair.id: repair.state for repair in first.repairs}
         self._news = news
 
@@ -57,9 +57,9 @@ class Watcher:
             self._compare_disk(disk)
         for repair in status.repairs:
             self._compare_repair(repair)
-        if status.state is not self._state:
-            self._state = status.state
-            self._note_state(status)
+        if (status.state, status.losses_survived) != self._standing:
+            self._standing = status.state, status.losses_survived
+            self._note_standing(status)
 
     def _compare_disk(self, disk: DiskStatus) -> None:
         before = self._disks[disk.seat]
@@ -99,11 +99,13 @@ class Watcher:
         state = SCRUBBED if is_scrubbed else None
         self._events.note(Kind.REPAIR, level, f"{what} {how}", seat=repair.seat, state=state)
 
-    def _note_state(self, status: ArrayStatus) -> None:
+    def _note_standing(self, status: ArrayStatus) -> None:
         if status.failure is not None:
             message = f"THE ARRAY HAS STOPPED ({status.state}): {status.failure['message']}"
         else:
-            survived = f"{status.losses_survived} more losses are survived"
+            survived = (
+                f"{status.losses_survived} more {'loss is' if status.losses_survived == 1 else 'losses are'} survived"
+            )
             message = f"the array is {status.state} {status.summary}: {survived}"
         quiet = Level.INFO if status.state is State.ONLINE else Level.WARNING
         is_loud = status.failure is not None or status.state in _FORKED

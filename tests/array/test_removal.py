@@ -7,9 +7,10 @@ from itertools import combinations
 import pytest
 
 from perdure.array.geometry import SECTOR_BYTES
+from perdure.array.members import Errors
 from perdure.array.ports import Lane
 from perdure.array.session import Health
-from perdure.errors import Clone, DiskLost, Fork, Unavailable
+from perdure.errors import Clone, DiskLost, Fork, Misuse, TakenOffline, Unavailable
 from tests.array.world import SimArray, assert_proposed_before_activated, outcome, sector
 
 
@@ -49,6 +50,23 @@ def test_an_idle_array_notices_a_death_by_itself(sim: SimArray) -> None:
     sim.kill(0)
     sim.loop.run_for(5000)
     assert sim.array.members.roster.seats[0] is None
+
+
+def test_a_disk_that_is_taken_offline_is_voted_off_and_not_accused_of_anything(sim: SimArray) -> None:
+    assert sim.array is not None
+    disk = sim.disks[1]
+    assert disk is not None
+    sim.write(0, 1)
+    sim.run(sim.array.take_offline(1))
+    assert sim.array.members.roster.seats[1] is None
+    assert isinstance(sim.array.members.lost[disk.instance], TakenOffline)
+    assert sim.array.members.counted(disk.instance) == Errors()
+    assert sim.read(0) == sector(1)
+    with pytest.raises(Misuse, match="seat 1 has no disk that could be taken offline"):
+        sim.run(sim.array.take_offline(1))
+    with pytest.raises(Misuse, match="without the disk in seat 2 no other could be lost any more: 3 would be left"):
+        sim.run(sim.array.take_offline(2))
+    assert len(sim.array.members.roster.members) == 4
 
 
 def test_a_silent_disk_is_suspect_before_it_is_dead(sim: SimArray) -> None:

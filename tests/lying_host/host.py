@@ -27,9 +27,10 @@ import pytest
 from coincurve import PrivateKey
 
 from perdure.array.commands import Authority
-from perdure.array.geometry import Geometry
+from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, OpKind
+from perdure.errors import Misuse
 from perdure.service import artefacts, config, local
 from perdure.service.config import Acknowledgements
 from perdure.service.control import ask
@@ -96,8 +97,16 @@ class Main(Rig):
         return self._is_serving
 
     def settle(self) -> None:
-        """Wait until all that was written is home, and nothing more is sent."""
+        """Wait until all that was written, events too, is home, and nothing more is sent."""
+        self.wait_for(lambda status: self._keeps(status["events_last"]))
         self.wait_for(lambda status: status["dirty_sectors"] == 0)
+
+    def _keeps(self, number: int) -> bool:
+        """Whether this event stands in the array's history; 0 is none yet."""
+        try:
+            return bool(number and ask(self.directory / "control.sock", "event", number=number))
+        except Misuse:
+            return False
 
     def unmount(self) -> None:
         """Stop the main program cleanly."""
@@ -197,7 +206,7 @@ class LyingHost(Main):
     @property
     def geometry(self) -> Geometry:
         """Where what stands on a disk."""
-        return Geometry.for_size(self.k, self.n, config.parse_size(SIZE))
+        return Geometry.for_size(self.k, self.n, config.parse_size(SIZE), HISTORY_SECTORS)
 
     # Disks ------------------------------------------------------------------------------------------------
 

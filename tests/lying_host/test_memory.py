@@ -50,6 +50,7 @@ def left_in_main(host, plain, columns):
 def write_something(host):
     """Write what can be recognised and let it come home; it, and pieces of what each disk was sent for it."""
     data = os.urandom(SECTORS * SECTOR)
+    host.settle()
     starts = [len(proxy.frames) for proxy in host.proxies]
     host.write(0, data)
     host.settle()

@@ -111,7 +111,9 @@ BOTH = (
         (DiskState.DEAD, BOTH),
         (DiskState.BLANK, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
         (DiskState.MISSING, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
-        (DiskState.CLONE, "`perdure replace 1` rebuilds seat 1 on a fresh disk."),
+        (DiskState.CLONE, "`perdure replace 1 --address ADDRESS` rebuilds seat 1 on a fresh disk of another host."),
+        (DiskState.ROLLBACK, "`perdure replace 1 --address ADDRESS` rebuilds seat 1 on a fresh disk of another host."),
+        (DiskState.OFFLINE, "`perdure online 1` takes the disk of seat 1 back, if it has gone on running."),
         (DiskState.REBUILDING, "Seat 1 is being rebuilt."),
     ],
 )
@@ -126,7 +128,26 @@ def test_no_command_is_named_where_none_helps():
     for survives in (0, 1):
         assert "`perdure re" not in _action(State.DEGRADED, survives, disks)
     assert "closes the array for good. Copy what matters" in _action(State.DEGRADED, 0, disks)
-    assert "a disk is silent, and writes wait for it, and 1 more may be lost. Keep" in _action(State.DEGRADED, 1, disks)
+
+
+@pytest.mark.parametrize(
+    ("states", "survives", "advice"),
+    [
+        ("SO", 1, "safe: a disk is silent, and writes wait for it. Without it 0 more may be lost. Look at its host"),
+        ("SSO", 2, "safe: 2 disks are silent, and writes wait for them. Without them 0 more may be lost. Look at"),
+        ("SSO", 1, "Without them the array stops. Look at their hosts and the network, and keep the others running."),
+    ],
+)
+def test_silent_disks_are_not_counted_on(states, survives, advice):
+    kinds = {"S": DiskState.SUSPECT, "O": DiskState.ONLINE}
+    assert advice in _action(State.DEGRADED, survives, status(*(kinds[one] for one in states)).disks)
+
+
+def test_whoever_has_stopped_is_told_how_to_go_on():
+    for state in (State.UNUSABLE, State.FENCED, State.FORKED):
+        assert "with `perdure export` or `perdure down`" in _action(state, 0, ())
+    for state in (State.UNUSABLE, State.FORKED):
+        assert "mount again with `perdure import` or `perdure up`" in _action(state, 0, ())
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,15 @@ def test_an_array_that_stops_is_loud_and_says_why(noted):
 def test_an_array_that_is_degraded_and_well_again_says_how_many_losses_are_survived(noted):
     first = status(DiskState.ONLINE, losses_survived=2)
     watch = watcher(noted, first)
-    watch.compare(dataclasses.replace(first, state=State.DEGRADED, losses_survived=1))
+    silent = dataclasses.replace(first, state=State.DEGRADED)
+    for losses_survived in (2, 1, 0, 0):
+        watch.compare(dataclasses.replace(silent, losses_survived=losses_survived))
     watch.compare(first)
-    assert noted.lines == [
-        (Kind.ARRAY, Level.WARNING, "the array is degraded [UUUUU]: 1 more losses are survived"),
-        (Kind.ARRAY, Level.INFO, "the array is online [UUUUU]: 2 more losses are survived"),
+    assert [(event.level, event.message.rpartition(": ")[2]) for event in noted.events] == [
+        (Level.WARNING, "2 more losses are survived"),
+        (Level.WARNING, "1 more loss is survived"),
+        (Level.WARNING, "0 more losses are survived"),
+        (Level.INFO, "2 more losses are survived"),
     ]
 
 
