@@ -37,6 +37,7 @@ HEAD_S: Final = 5.0
 SEND_S: Final = 10.0
 """For a reply to be taken."""
 _READ_BYTES: Final = 4096
+_NOT_UNDERSTOOD: Final = f"What is understood is a GET or HEAD with a Host, without a body, of {HEAD_BYTES_MAX} bytes."
 
 View = Callable[[str], Reply]
 """Answers the target of a GET, such as `/api/events?since=7`."""
@@ -91,7 +92,7 @@ class HttpServer:
             try:
                 request = await _next_request(connection, reader)
             except h11.RemoteProtocolError as error:
-                await _send(connection, writer, refusal(error.error_status_hint, f"Not understood: {error}."))
+                await _send(connection, writer, refusal(error.error_status_hint, _NOT_UNDERSTOOD), is_last=True)
                 return
             if request is None:
                 return
@@ -161,10 +162,16 @@ async def _next_event(connection: h11.Connection, reader: asyncio.StreamReader) 
 
 
 async def _send(
-    connection: h11.Connection, writer: asyncio.StreamWriter, reply: Reply, *, has_body: bool = True
+    connection: h11.Connection,
+    writer: asyncio.StreamWriter,
+    reply: Reply,
+    *,
+    has_body: bool = True,
+    is_last: bool = False,
 ) -> None:
     """One reply, taken in time or not at all."""
     always = [("Content-Length", str(len(reply.body))), ("Date", formatdate(usegmt=True))]
+    always += [("Connection", "close")] if is_last else []
     events = [
         h11.Response(
             status_code=reply.status, reason=HTTPStatus(reply.status).phrase, headers=[*reply.headers, *always]

@@ -32,7 +32,9 @@ def chromium() -> str:
     """The browser's path; the test is skipped, and says why, when there is none."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
-        pytest.skip("chromium is not installed, and nothing can stand in for a real browser (`make test-page` brings it)")
+        pytest.skip(
+            "chromium is not installed, and nothing can stand in for a real browser (`make test-page` brings it)"
+        )
     return found
 
 
@@ -44,12 +46,19 @@ class Browser:
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (take, give)]  # clear of 3 and 4, which it expects
         # As root, and in containers, Chromium's own sandbox cannot be had. It is shown our own page only.
         words = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        words += ["--remote-debugging-pipe", "--no-first-run", "--disable-extensions", "--disable-background-networking"]
+        words += [
+            "--remote-debugging-pipe",
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-background-networking",
+        ]
         words += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--force-color-profile=srgb"]
         words += [f"--user-data-dir={directory / 'chromium'}", "about:blank"]
         script = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}'
         with (directory / "chromium.log").open("wb") as log:
-            self._process = subprocess.Popen(["bash", "-c", script, "bash", *words], pass_fds=ends, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                ["bash", "-c", script, "bash", *words], pass_fds=ends, stdout=log, stderr=log
+            )
         for end in (take, give, *ends):
             os.close(end)
         self._buffer = b""
@@ -73,12 +82,12 @@ class Browser:
         """A new, empty page in a window of that size."""
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        page = self._pages[session] = Page(self, session)
+        page = self._pages[session] = Page(self, session, "dark" if is_dark else "light")
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
         page.call("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        scheme = {"name": "prefers-color-scheme", "value": page.scheme}
         page.call("Emulation.setEmulatedMedia", {"features": [scheme]})
         return page
 
@@ -109,7 +118,8 @@ class Browser:
 class Page:
     """One page. `complaints`: what went to its console as a warning or an error. `asked`: every URL, in order."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, scheme: str) -> None:
+        self.scheme = scheme
         self._browser = browser
         self._session = session
         self.complaints: list[str] = []
@@ -133,6 +143,10 @@ class Page:
     def open(self, url: str) -> None:
         """Begin to load a page."""
         self.call("Page.navigate", {"url": url})
+
+    def close(self) -> None:
+        """Close it."""
+        self.call("Page.close")
 
     def value(self, expression: str) -> Any:
         """What an expression in the page is; promises are waited for."""
