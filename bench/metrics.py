@@ -2,9 +2,9 @@
 
     python -m bench.metrics
 
-The arrays have five disks, and then sixteen, the most there can be, and a rebuild; every histogram has samples. Measured
-is the time of this process alone, as a main program would spend it on its event loop; the least of several rounds, since
-what else runs can only add to it. The goal is under 1 % of a core for arrays of five.
+The arrays have five disks, and then sixteen, the most there can be, and a rebuild; every histogram has samples. What is
+measured is the time of this process alone, as a main program would spend it on its event loop, and the least of several
+rounds, since what else runs can only add to it. The goal is under 1 % of a core for arrays of five.
 """
 
 from __future__ import annotations
