@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from perdure import __version__
-from perdure.cli import array, disk, erase, events, evidence, image, iostat, key, repair, serve, up, upkeep
+from perdure.cli import array, disk, erase, events, evidence, image, iostat, key, repair, serve, top, up, upkeep
 from perdure.errors import Misuse, PerdureError
 from perdure.service.control import error_to_json
 
@@ -33,7 +33,7 @@ def cli() -> None:
     """
 
 
-for module in (up, array, repair, upkeep, erase, events, iostat, serve, disk, image, key, evidence):
+for module in (up, array, repair, upkeep, erase, events, iostat, top, serve, disk, image, key, evidence):
     module.register(cli)
 
 
