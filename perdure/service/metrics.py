@@ -154,7 +154,7 @@ def _disks(disks: Iterable[DiskStatus]) -> Iterator[Metric]:
     for disk in disks:
         seat = (str(disk.seat), disk.domain or "")
         info.add_metric(
-            seat, {"instance": disk.instance or "", "platform": disk.platform or "", "root": disk.root or ""}
+            seat, {"disk_instance": disk.instance or "", "platform": disk.platform or "", "root": disk.root or ""}
         )
         for one in DiskState:
             state.add_metric((*seat, one), float(one is disk.state))
