@@ -72,7 +72,7 @@ class StatusCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See the table in docs/monitoring.md."""
-        yield InfoMetricFamily("perdure_build", "This main program.", {"version": __version__})
+        yield InfoMetricFamily("perdure_build", "Which release runs.", {"version": __version__})
         yield from _array(self._status)
         yield from _disks(self._status.disks)
         yield from _requests(self._status.requests)
@@ -142,13 +142,15 @@ def _optional(name: str, text: str, value: float | None) -> Metric:
 
 
 def _disks(disks: Iterable[DiskStatus]) -> Iterator[Metric]:
-    info = InfoMetricFamily("perdure_disk", "Who sits there.", labels=_SEAT)
+    info = InfoMetricFamily("perdure_disk", "Which disk sits there, by its last evidence.", labels=_SEAT)
     state = GaugeMetricFamily("perdure_disk_state", "1 for the disk's state.", labels=(*_SEAT, "state"))
     errors = CounterMetricFamily(
         "perdure_disk_errors", "What a disk could not do, or did wrong.", labels=(*_SEAT, "kind")
     )
     age = GaugeMetricFamily("perdure_disk_evidence_age_seconds", "Since its last evidence.", labels=_SEAT)
-    answers = HistogramMetricFamily("perdure_disk_answer_duration_seconds", "From question to answer.", labels=_SEAT)
+    answers = HistogramMetricFamily(
+        "perdure_disk_answer_duration_seconds", "From a question to its answer, evidence included.", labels=_SEAT
+    )
     size = CounterMetricFamily("perdure_disk_answer_bytes", "Bytes of answers.", labels=_SEAT)
     failed = CounterMetricFamily("perdure_disk_answer_failures", "Questions without an answer.", labels=_SEAT)
     for disk in disks:
@@ -185,7 +187,9 @@ def _add(
 
 
 def _requests(requests: Mapping[str, Any]) -> Iterator[Metric]:
-    times = HistogramMetricFamily("perdure_request_duration_seconds", "Of clients' requests.", labels=("kind",))
+    times = HistogramMetricFamily(
+        "perdure_request_duration_seconds", "How long clients' requests took.", labels=("kind",)
+    )
     size = CounterMetricFamily("perdure_request_bytes", "Bytes that clients read, wrote, trimmed.", labels=("kind",))
     failed = CounterMetricFamily("perdure_request_failures", "Clients' requests that failed.", labels=("kind",))
     for kind, meter in requests.items():
@@ -194,7 +198,9 @@ def _requests(requests: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _evidence(meter: Mapping[str, Any]) -> Iterator[Metric]:
-    times = HistogramMetricFamily("perdure_evidence_verification_duration_seconds", "Of documents.", labels=())
+    times = HistogramMetricFamily(
+        "perdure_evidence_verification_duration_seconds", "How long it took to judge a document.", labels=()
+    )
     size = CounterMetricFamily("perdure_evidence_bytes", "Bytes of documents that were verified.", labels=())
     failed = CounterMetricFamily("perdure_evidence_verification_failures", "Documents refused.", labels=())
     if meter:
