@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-vm test-page page-tools lint sim model sim-bugs deaths mutants \
-	soak bench bench-quick bench-tools lock clean
+.PHONY: help setup setup-dev tools up down test test-vm test-page page-tools lint docs sim model sim-bugs deaths \
+	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -165,6 +165,10 @@ lint: setup-dev ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup-dev ## Write the pages that are made from the code: docs/cli, and the figures of docs/sizing.md
+	@$(BIN)/python -m perdure.cli.pages docs/cli
+	$(BIN)/python -m docs.make_sizing
 
 SEEDS ?= 1000
 

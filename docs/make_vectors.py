@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from perdure.array import journal, sealing
+from perdure.array import history, journal, sealing
 from perdure.array.commands import Authority, Command, build, parse_reply
 from perdure.array.erasure import Code
 from perdure.array.genesis import Genesis
@@ -420,6 +420,23 @@ def _version(counter: int, epoch: bytes = EPOCH) -> Version:
     return Version(epoch, counter)
 
 
+def history_records() -> Json:
+    """Two records of the history, one of one part and one of three; the sectors by their hash."""
+    records, previous = [], history.NOTHING_BEFORE
+    for number, body in enumerate((b"one", bytes(range(256)) * 34), 1):
+        data, previous = history._encode(number, previous, body)
+        records.append(
+            {
+                "number": number,
+                "body_sha256": sha256(body).hexdigest(),
+                "digest": previous.hex(),
+                "parts": len(data) // 4096,
+                "sectors_sha256": sha256(data).hexdigest(),
+            }
+        )
+    return {"records": records}
+
+
 def rosters() -> Json:
     """A roster with an empty seat, and which roster is the base of a mount."""
     seats = (INSTANCES[0], None, *INSTANCES[2:])
@@ -526,6 +543,7 @@ def make() -> str:
         "7 roster": rosters(),
         "11 image": images(),
         "12 policy": policies(),
+        "15 history": history_records(),
     }
     return json.dumps(vectors, indent=1) + "\n"
 

@@ -1,4 +1,7 @@
-"""`disk run`: one simulated disk in the foreground. `disk relay`: the way over TCP to a disk that has only a vsock."""
+"""`disk run`: one simulated disk in the foreground. `disk relay`: the way over TCP to a disk that has only a vsock.
+
+`disk lose`: the loss of simulated disks, for drills.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from pathlib import Path
 import click
 
 from perdure.cli import output
-from perdure.cli.options import DIRECTORY, FILE, Size, verb
+from perdure.cli.options import DIRECTORY, FILE, Size, absolute, directory_option, verb
 from perdure.disk import address
 from perdure.errors import Misuse
 from perdure.evidence.roots import Platform
-from perdure.service import artefacts, config, relay
+from perdure.service import artefacts, config, local, relay
 from perdure.simtee import launch
 
 
@@ -87,6 +90,21 @@ def register(cli: click.Group) -> None:
             click.echo(json.dumps({"listening": real}) if as_json else f"listening {real}")
 
         relay.run(listen, to, ready=ready, say=output.note)
+        return 0
+
+    @verb(disk, "lose", "perdure disk lose 1 3")
+    @click.argument("seats", type=int, nargs=-1, required=True)
+    @directory_option
+    def lose(seats: tuple[int, ...], directory: Path, as_json: bool) -> int:
+        """Kill simulated disks of `perdure up`, as if their machines were lost: for drills. What they held is GONE.
+
+        It refuses to lose more than the array survives.
+        """
+        found = config.load(absolute(directory) / config.NAME)
+        lost = local.lose_disks(found, seats)
+        seats_text = ", ".join(map(str, lost))
+        text = f"Lost: the disk of seat {seats_text}. `perdure status` shows what the array makes of it."
+        output.result({"lost": lost}, text, as_json=as_json)
         return 0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +12,18 @@ from typing import Any, Final
 
 import click
 
-from perdure.api import ANSWER_MS_MAX
-from perdure.array import commands
-from perdure.array.commands import Answer, Authority
-from perdure.array.ports import Lane
 from perdure.cli import judging, output, receipt
 from perdure.cli.options import FILE, verb
-from perdure.disk.wire import DISK_SECTOR_BYTES, Opcode
-from perdure.errors import Clone, Disconnected, MalformedEvidence, Misuse, Refused, WrongCommitment
+from perdure.disk.wire import DISK_SECTOR_BYTES
+from perdure.errors import Clone, Misuse, WrongCommitment
 from perdure.evidence import envelope
 from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.evidence.verified import COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES, VerifiedEvidence
 from perdure.evidence.verifier import Verifier
-from perdure.service import artefacts
-from perdure.shell.channel import SocketChannel
+from perdure.service import artefacts, asking
 
 QUESTIONS_MAX: Final = 10_000
-NONCE_BYTES: Final = 32
 _DOCUMENTS: Final = (Platform.NITRO, Platform.SIMULATED, Platform.NITROTPM)
 
 
@@ -183,16 +175,6 @@ def _bytes(text: str) -> bytes | None:
 # ask ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One answer by a disk that nobody has verified yet."""
-
-    answer: Answer
-    commitment: bytes
-    took_ms: float
-    at_ms: int
-
-
 def _register_ask(evidence: click.Group) -> None:
     @verb(
         evidence,
@@ -240,7 +222,7 @@ def _register_ask(evidence: click.Group) -> None:
         roots = [artefacts.read_certificate(path) for path in root_files]
         collateral = judging.read_collateral(chain_files, collateral_files)
         with judging.named_errors(as_json=as_json):
-            first, *others = asyncio.run(_ask(address, authority, 1 + (count or 0)))
+            first, *others = asyncio.run(asking.ask(address, authority, count=1 + (count or 0)))
             data = first.answer.document
             if output_file is not None:
                 artefacts.write_atomic(output_file, data, 0o644)
@@ -266,37 +248,6 @@ def _register_ask(evidence: click.Group) -> None:
         }
         output.result(value, judging.lines(value), as_json=as_json)
         return 0
-
-
-async def _ask(address: str, authority: Authority, count: int) -> list[_Asked]:
-    """Ask `count` times, one after another. Raises Disconnected, Refused, MalformedEvidence, Misuse."""
-    try:
-        channel = SocketChannel(address, ANSWER_MS_MAX)
-    except Misuse as error:
-        raise Misuse(f"{error}; nothing was asked.") from None
-    try:
-        return [await _question(channel, authority) for _ in range(count)]
-    except Disconnected as error:
-        raise Disconnected(
-            f"The disk at {address} does not answer ({error}): see whether it runs, and whether its host lets you "
-            "reach it. Nothing is proved."
-        ) from None
-    except Refused as error:
-        raise Refused(f"At {address} {error}. Nothing is proved.", error.reason) from None
-    except MalformedEvidence as error:
-        raise MalformedEvidence(f"At {address} {error}: no disk of this release says so. Nothing is proved.") from None
-    finally:
-        channel.close()
-
-
-async def _question(channel: SocketChannel, authority: Authority) -> _Asked:
-    command = commands.build(authority, Opcode.HELLO, nonce=os.urandom(NONCE_BYTES))
-    start_ns = time.perf_counter_ns()
-    reply = await channel.exchange(Lane.WRITE, command.parts)
-    took_ms = (time.perf_counter_ns() - start_ns) / 1_000_000
-    answer = commands.parse_reply(command, reply)
-    assert answer.commitment is not None, "it was asked for with a nonce"
-    return _Asked(answer, answer.commitment, took_ms, time.time_ns() // 1_000_000)
 
 
 def _latency(took_ms: Sequence[float]) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def _alarm(status: ArrayStatus) -> list[str]:
 
 def _state(status: ArrayStatus) -> str:
     colour = {0: "green", 1: "yellow"}.get(status.exit_code, "red")
-    return click.style(status.state.upper(), fg=colour, bold=colour == "red")
+    return click.style(status.state.upper(), fg=colour, bold=colour == "red" or None)
 
 
 def _what_is(status: ArrayStatus) -> str:

@@ -16,7 +16,25 @@ from typing import Any
 import click
 
 from perdure import __version__
-from perdure.cli import array, disk, erase, events, evidence, image, iostat, key, repair, serve, top, up, upkeep
+from perdure.cli import (
+    array,
+    completion,
+    disk,
+    doctor,
+    erase,
+    events,
+    evidence,
+    image,
+    iostat,
+    key,
+    listing,
+    repair,
+    serve,
+    simulate,
+    top,
+    up,
+    upkeep,
+)
 from perdure.errors import Misuse, PerdureError
 from perdure.service.control import error_to_json
 
@@ -33,7 +51,25 @@ def cli() -> None:
     """
 
 
-for module in (up, array, repair, upkeep, erase, events, iostat, top, serve, disk, image, key, evidence):
+for module in (
+    up,
+    array,
+    listing,
+    repair,
+    upkeep,
+    erase,
+    events,
+    iostat,
+    top,
+    serve,
+    doctor,
+    disk,
+    image,
+    key,
+    evidence,
+    simulate,
+    completion,
+):
     module.register(cli)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from perdure.cli import output, scan
-from perdure.cli.options import Size, config_options, find_config, verb
+from perdure.cli.options import Size, complete_seat, config_options, find_config, verb
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse, Unavailable
 from perdure.service import background, config, local, processes
@@ -40,7 +40,7 @@ def register(cli: click.Group) -> None:
     """Add the verbs to the command line."""
 
     @verb(cli, "replace", "perdure replace 2\nperdure replace 2 --address tcp:10.0.0.7:7001 --limit 50M")
-    @click.argument("seat", type=int)
+    @click.argument("seat", type=int, shell_complete=complete_seat)
     @click.option("--address", metavar="ADDRESS", help="Where the fresh disk is, if not where the configuration says.")
     @_limit_option
     @config_options
@@ -60,7 +60,7 @@ def register(cli: click.Group) -> None:
         return mend(found, Verb.REPLACE, seat, address, limit, as_json=as_json)
 
     @verb(cli, "rejoin", "perdure rejoin 2")
-    @click.argument("seat", type=int)
+    @click.argument("seat", type=int, shell_complete=complete_seat)
     @_limit_option
     @config_options
     def rejoin(seat: int, limit: str | None, config_file: Path | None, directory: Path, as_json: bool) -> int:

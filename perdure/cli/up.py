@@ -37,6 +37,8 @@ def register(cli: click.Group) -> None:
         type=click.Choice([str(one) for one in Acknowledgements]),
         help="What a FLUSH of a new array rests on; chains are faster, and weaker.  [default: evidence]",
     )
+    @click.option("--spares", type=click.IntRange(0, 16), help="Blank disks that take a dead one's seat by themselves.")
+    @click.option("--http", metavar="HOST:PORT", help="Where a new array shows its page and its metrics.")
     @click.option("--evidence-latency-ms", type=click.FloatRange(0, 60_000), help="What each evidence shall take.")
     def up(directory: Path, as_json: bool, evidence_latency_ms: float | None, **given: Any) -> int:  # noqa: ANN401
         """Serve an array of simulated disks on this machine; create it on first use.
@@ -89,6 +91,8 @@ def _configuration(directory: Path, given: dict[str, Any]) -> Config:
                 listen=given["nbd"] or LISTEN,
                 dead_after_ms=given["dead_after_ms"] or DEAD_AFTER_MS,
                 acknowledgements=Acknowledgements(given["acknowledgements"] or Acknowledgements.EVIDENCE),
+                spares=given["spares"] or 0,
+                http=given["http"],
             ),
         )
         return config.load(path)
@@ -123,7 +127,9 @@ def _require_fit(found: Config, given: dict[str, Any]) -> None:
     asked |= {"--dead-after-ms": given["dead_after_ms"], "--acknowledgements": given["acknowledgements"]}
     shape = found.array
     serve = found.serve
-    has = (shape.disks, shape.threshold, shape.size_bytes, serve.dead_after_ms, serve.acknowledgements)
+    asked |= {"--spares": given["spares"], "--http": given["http"]}
+    has: tuple[object, ...] = (shape.disks, shape.threshold, shape.size_bytes)
+    has += (serve.dead_after_ms, serve.acknowledgements, len(found.spares), serve.http)
     for (option, wanted), value in zip(asked.items(), has, strict=True):
         if wanted is not None and wanted != value:
             raise Misuse(

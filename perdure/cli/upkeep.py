@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from perdure.cli import output, repair
-from perdure.cli.options import config_options, find_config, verb
+from perdure.cli.options import complete_seat, config_options, find_config, verb
 from perdure.service.control import ask
 from perdure.service.status import Verb
 
@@ -21,7 +21,7 @@ def register(cli: click.Group) -> None:
     """Add the verbs to the command line."""
 
     @verb(cli, "offline", "perdure offline 2")
-    @click.argument("seat", type=int)
+    @click.argument("seat", type=int, shell_complete=complete_seat)
     @config_options
     def offline(seat: int, config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Take a live disk out of use, to serve its machine; it keeps what it holds while it runs.
@@ -35,7 +35,7 @@ def register(cli: click.Group) -> None:
         return 0
 
     @verb(cli, "online", "perdure online 2")
-    @click.argument("seat", type=int)
+    @click.argument("seat", type=int, shell_complete=complete_seat)
     @config_options
     def online(seat: int, config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Take a disk back that was taken offline: it gets only what it missed. The same as `rejoin`."""
@@ -43,7 +43,7 @@ def register(cli: click.Group) -> None:
         return repair.mend(found, Verb.REJOIN, seat, None, None, as_json=as_json)
 
     @verb(cli, "clear", "perdure clear\nperdure clear 2")
-    @click.argument("seat", type=int, required=False)
+    @click.argument("seat", type=int, required=False, shell_complete=complete_seat)
     @config_options
     def clear(seat: int | None, config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Set error counters to zero, of one SEAT or of all, and forget repairs that have ended. Events stay."""

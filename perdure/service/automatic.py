@@ -41,10 +41,13 @@ class Automatic:
             return
         self._follow_up(status)
         for disk in status.disks:
-            if disk.state not in _LEFT_ALONE and disk.seat not in self._used and self.spares:
+            if disk.state not in _LEFT_ALONE and self.spares and self._is_free(disk.seat):
                 self._replace(disk)
         if self._is_scrub_due(status, now_unix_ms):
             self._begin(Request(Verb.SCRUB, bytes_per_s_max=self._config.repair.scrub_rate), "a scrub is due")
+
+    def _is_free(self, seat: int) -> bool:
+        return seat not in self._used and self._repairs.is_empty(seat)
 
     def _replace(self, disk: DiskStatus) -> None:
         spare = self.spares.pop(0)

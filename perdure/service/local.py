@@ -49,6 +49,8 @@ class Wish:
     listen: str
     dead_after_ms: int
     acknowledgements: Acknowledgements = Acknowledgements.EVIDENCE
+    spares: int = 0
+    http: str | None = None
 
 
 def prepare(directory: Path, wish: Wish) -> None:
@@ -75,6 +77,8 @@ def prepare(directory: Path, wish: Wish) -> None:
         listen=wish.listen,
         dead_after_ms=wish.dead_after_ms,
         acknowledgements=wish.acknowledgements,
+        spares=tuple(f"unix:spare-{at}.sock" for at in range(wish.spares)),
+        http=wish.http,
     )
     config.parse(text.encode(), directory / config.NAME)
     artefacts.write_atomic(directory / config.NAME, text.encode())
@@ -99,8 +103,8 @@ def policy_of(image: bytes, root: bytes, tpm_root: bytes | None = None) -> Polic
 # Disks ----------------------------------------------------------------------------------------------------
 
 
-def _process_file(directory: Path, seat: int) -> Path:
-    return directory / f"disk-{seat}.pid"
+def _process_file(directory: Path, name: str) -> Path:
+    return directory / f"{name}.pid"
 
 
 def is_local(found: Config) -> bool:
@@ -110,59 +114,87 @@ def is_local(found: Config) -> bool:
 
 def ended_seats(found: Config) -> list[int]:
     """The seats whose simulated disk does not run."""
-    count = found.array.disks
-    return [seat for seat in range(count) if processes.find(_process_file(found.directory, seat)) is None]
+    names = [_name(address, seat) for seat, address in enumerate(found.addresses)]
+    return [seat for seat, name in enumerate(names) if processes.find(_process_file(found.directory, name)) is None]
 
 
 def start_disks(found: Config, evidence_latency_ms: float) -> list[int]:
-    """Start the disks that do not run, blank, and return their seats once all of them listen. Raises Unavailable.
+    """Start the disks and spares that do not run, blank, and return the disks' seats once all of them listen.
 
-    Only before there is an array: never to replace a disk that held data.
+    Only before there is an array: never to replace a disk that held data. Raises Unavailable.
     """
     seats = ended_seats(found)
-    _start(
-        found,
-        seats,
-        evidence_latency_ms,
-        "There is no array yet, so nothing is lost; `perdure down --destroy` clears what was begun.",
-    )
+    addresses = [(_name(found.addresses[seat], seat), found.addresses[seat]) for seat in seats]
+    spares = [(_name(address, at), address) for at, address in enumerate(found.spares)]
+    blank = [one for one in spares if processes.find(_process_file(found.directory, one[0])) is None]
+    what_now = "There is no array yet, so nothing is lost; `perdure down --destroy` clears what was begun."
+    _start(found, [*addresses, *blank], evidence_latency_ms, what_now)
     return seats
 
 
 def start_fresh_disk(found: Config, seat: int) -> None:
     """Start a blank disk at the address of a seat whose disk has ended, for `replace`. Raises Unavailable."""
-    _start(found, [seat], 0.0, "The array goes on without it.")
+    address = found.addresses[seat]
+    _start(found, [(_name(address, seat), address)], 0.0, "The array goes on without it.")
 
 
-def _start(found: Config, seats: Sequence[int], evidence_latency_ms: float, what_now: str) -> None:
+def _name(address: str, seat: int) -> str:
+    """What the files of the disk at `address` are called: a disk that has taken another's seat keeps its own."""
+    kind, _, path = address.partition(":")
+    return Path(path).stem if kind == "unix" else f"disk-{seat}"
+
+
+def _start(found: Config, disks: Sequence[tuple[str, str]], evidence_latency_ms: float, what_now: str) -> None:
+    """Start a disk for each name and address."""
     shape = found.array
     size = Geometry.for_size(shape.threshold, shape.disks, shape.size_bytes, HISTORY_SECTORS).disk_bytes
-    started = [(seat, _start_disk(found, seat, size, evidence_latency_ms)) for seat in seats]
-    for seat, process in started:
+    started = [(name, _start_disk(found, name, address, size, evidence_latency_ms)) for name, address in disks]
+    for name, process in started:
         assert process.stdout is not None
         with process.stdout as stream:
             line = stream.readline()
         if not line.startswith(b"listening "):
             process.wait()
-            log = found.directory / f"disk-{seat}.log"
-            raise Unavailable(f"The disk for seat {seat} did not start: {processes.last_line(log)} {what_now}")
+            log = found.directory / f"{name}.log"
+            raise Unavailable(f"The simulated {name} did not start: {processes.last_line(log)} {what_now}")
         process.returncode = 0  # it goes on without us
 
 
-def _start_disk(found: Config, seat: int, size_bytes: int, evidence_latency_ms: float) -> subprocess.Popen[bytes]:
+def _start_disk(
+    found: Config, name: str, address: str, size_bytes: int, evidence_latency_ms: float
+) -> subprocess.Popen[bytes]:
     directory = found.directory
     options = {
         "--image": directory / IMAGE_FILE,
         "--root-directory": directory / ROOT_DIRECTORY,
-        "--listen": found.addresses[seat],
+        "--listen": address,
         "--size-bytes": size_bytes,
         "--evidence-latency-ms": evidence_latency_ms,
     }
     command = [sys.executable, "-m", "perdure.simtee.launch", *(str(part) for pair in options.items() for part in pair)]
-    log = directory / f"disk-{seat}.log"
-    process = processes.start_detached(command, log=log, stdout=subprocess.PIPE)
-    processes.remember(_process_file(directory, seat), process.pid)
+    process = processes.start_detached(command, log=directory / f"{name}.log", stdout=subprocess.PIPE)
+    processes.remember(_process_file(directory, name), process.pid)
     return process
+
+
+def lose_disks(found: Config, seats: Sequence[int]) -> list[int]:
+    """Kill the simulated disks of these seats, as their machines' end would. Raises Misuse; then none was killed."""
+    ended, shape = ended_seats(found), found.array
+    if not is_local(found):
+        raise Misuse(f"{found.path} is about disks that `perdure up` did not start; none was touched.")
+    for seat in seats:
+        if not 0 <= seat < shape.disks or seat in ended:
+            raise Misuse(f"No simulated disk runs for a seat {seat}; none was touched.")
+    if shape.disks - len(ended) - len(set(seats)) < shape.threshold:
+        raise Misuse(
+            f"{shape.disks - len(ended)} disks run and {shape.threshold} must: losing {len(set(seats))} would end the "
+            "array for good; none was touched. `perdure down --destroy` is for that."
+        )
+    for seat in set(seats):
+        process = processes.find(_process_file(found.directory, _name(found.addresses[seat], seat)))
+        if process is not None:
+            process.end(grace_s=0)
+    return sorted(set(seats))
 
 
 def require_enough(found: Config) -> None:
@@ -184,7 +216,7 @@ def require_enough(found: Config) -> None:
 def end_disks(directory: Path) -> int:
     """End every simulated disk of the directory; how many still ran. What they held is gone."""
     count = 0
-    for path in sorted(directory.glob("disk-*.pid")):
+    for path in sorted([*directory.glob("disk-*.pid"), *directory.glob("spare-*.pid")]):
         process = processes.find(path)
         count += process is not None and process.end(grace_s=DISK_END_S)
         path.unlink()
@@ -206,8 +238,8 @@ def remove_artefacts(directory: Path) -> list[str]:
         artefacts.MAIN_LOCK_FILE,
         "nbd.sock",
         "control.sock",
-        *(path.name for path in directory.glob("disk-*.log")),
-        *(path.name for path in directory.glob("disk-*.sock")),
+        *(path.name for kind in ("disk", "spare") for path in directory.glob(f"{kind}-*.log")),
+        *(path.name for kind in ("disk", "spare") for path in directory.glob(f"{kind}-*.sock")),
         processes.LOCK_FILE,  # last: whoever waits for it finds everything gone
     ]
     for name in names:

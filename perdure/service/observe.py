@@ -223,7 +223,8 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
             ).rstrip()
         case State.DEGRADED if survives:
             gone = sum(disk.state not in IN_USE for disk in disks)
-            what = f"{gone} of {len(disks)} disks are gone" if gone else "a disk is silent, and writes wait for it"
+            are = "is" if gone == 1 else "are"
+            what = f"{gone} of {len(disks)} disks {are} gone" if gone else "a disk is silent, and writes wait for it"
             rest = _mending(disks) or "Keep the others running."
             return f"Everything flushed is safe: {what}, and {survives} more may be lost. {rest}"
         case State.DEGRADED:

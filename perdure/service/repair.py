@@ -60,6 +60,8 @@ class Repairs:
     def __init__(self, config: Config, host: Host, array: Array) -> None:
         self.addresses = list(config.addresses)
         """Where the disk of each seat is expected; follows what is written into the configuration."""
+        self._spares = list(config.spares)
+        """As the configuration names them now."""
         self._config = config
         self._host = host
         self._array = array
@@ -176,10 +178,10 @@ class Repairs:
             self.addresses[seat] = address
         path = self._config.path
         text = artefacts.read_bounded(path, "configuration").decode()
-        spares = config.parse(text.encode(), path).spares
-        if address in spares:
-            text = template.without_spare(text, spares.index(address))
         text = template.with_address(text, seat, address)
+        if address in self._spares:
+            text = template.without_spare(text, self._spares.index(address))
+            self._spares.remove(address)
         config.parse(text.encode(), path)
         artefacts.write_atomic(path, text.encode())
 
@@ -235,6 +237,10 @@ class Repairs:
             error=work.error,
             note=work.note,
         )
+
+    def is_empty(self, seat: int) -> bool:
+        """Whether nobody holds the seat: a disk that was given up does until it is voted off."""
+        return self._array.members.roster.seats[seat] is None
 
     def forget(self) -> None:
         """Say nothing more of what has ended."""

@@ -19,6 +19,7 @@ def render(
     dead_after_ms: int,
     acknowledgements: str = "evidence",
     spares: tuple[str, ...] = (),
+    http: str | None = None,
 ) -> str:
     """The commented file that `up` writes; without an id, which `create` adds."""
     lines = "".join(f'    "{address}",\n' for address in addresses)
@@ -28,6 +29,7 @@ def render(
         size=f'size = "{size}"',
         addresses=lines,
         spares=_spares(spares),
+        http='# http = "127.0.0.1:9464"' if http is None else f'http = "{http}"',
         listen=f'listen = "{listen}"',
         dead_after_ms=f"dead-after-ms = {dead_after_ms}",
         acknowledgements=f'acknowledgements = "{acknowledgements}"',
@@ -131,7 +133,7 @@ attest = "flush"                  # "every-read": evidence with every read too; 
 {acknowledgements:33} # "chains", if the policy allows it: faster, and weaker (docs/threat-model.md)
 {dead_after_ms:33} # a disk silent for this long is voted off; writes wait so long
 answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
-# http = "127.0.0.1:9464"          # a page to look at, /metrics, /healthz, /readyz; read-only; shows no data and no key
+{http:33} # a page to look at, /metrics, /healthz, /readyz; read-only; shows no data and no key
 
 [repair]
 # scrub-every = "30d"              # read everything from every disk so often, with evidence, and mend what is wrong

@@ -194,7 +194,7 @@ class SocketChannel:
     async def _connect(self, lane: Lane) -> None:
         try:
             connection = await asyncio.wait_for(self._open(), self._answer_s_max)
-        except (OSError, TimeoutError, asyncio.CancelledError) as error:
+        except (OSError, UnicodeError, asyncio.CancelledError) as error:  # the latter for what cannot be a host name
             self._give_up(lane, str(error) or "given up")
             return
         self._lanes[lane] = connection

@@ -77,10 +77,16 @@ def test_no_flipped_bit_keeps_the_id(genesis: Genesis, data: st.DataObject) -> N
 
 def test_every_byte_of_padding_must_be_zero() -> None:
     area = record().encode().ljust(AREA_BYTES, b"\0")
-    padding = [*range(10, 16), *range(57, 64), *range(HEADER_BYTES + 3 * 32, AREA_BYTES)]
+    padding = [*range(10, 12), *range(57, 64), *range(HEADER_BYTES + 3 * 32, AREA_BYTES)]
     for at in padding:
         with pytest.raises(Corrupt, match=r"^the genesis record is damaged$"):
             Genesis.decode(area[:at] + b"\x01" + area[at + 1 :])
+
+
+def test_a_history_that_leaves_nothing_to_present_is_refused() -> None:
+    area = record().encode().ljust(AREA_BYTES, b"\0")
+    with pytest.raises(Misuse, match="beside what the history takes"):
+        Genesis.decode(area[:12] + b"\xff\xff\xff\xff" + area[16:])
 
 
 @pytest.mark.parametrize("data", [b"", bytes(AREA_BYTES), b"PERDURE2".ljust(AREA_BYTES, b"\0"), b"PERDURE1"])

@@ -616,7 +616,7 @@ def test_people_get_lines_about_a_disk(folder, disk):
 @pytest.fixture
 def tpm_disk(tmp_path, monkeypatch):
     """A disk with a TPM, in the minute for which the tests' certificates are."""
-    monkeypatch.setattr("perdure.cli.evidence.time.time_ns", lambda: support.NOW_MS * 1_000_000)
+    monkeypatch.setattr("perdure.service.asking.time.time_ns", lambda: support.NOW_MS * 1_000_000)
     with running(unix_address(tmp_path)) as disk:
         disk.notary.attest = lambda data: sent_by_tpm(tpm.quote(extra_data=tpm.sized(data[:32])))
         yield disk

@@ -3,6 +3,8 @@
 import json
 import shlex
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -54,6 +56,18 @@ def test_the_verbs_are_these():
         "rejoin",
         "scrub",
         "erase",
+        "offline",
+        "online",
+        "clear",
+        "verify",
+        "events",
+        "history",
+        "iostat",
+        "disk lose",
+        "list",
+        "doctor",
+        "simulate",
+        "completion",
         "disk run",
         "disk relay",
         "image build",
@@ -115,6 +129,8 @@ def test_options_are_kebab_case(path):
         ["evidence", "verify-receipt", "--json", "--policy", "F", "F"],
         ["evidence", "ask", "--json", "unix:s", "--authority-key-file", "F"],
         ["evidence", "merge-policies", "--json", "F", "-o", "F"],
+        ["simulate", "--json", "--runs", "0"],
+        ["completion", "--json", "csh"],
         ["nonsense", "--json"],
         ["up", "--json", "--nonsense"],
     ],
@@ -199,3 +215,10 @@ def test_a_policy_for_the_image_names_its_root_and_measurement(invoke, tmp_path)
         {"root": "simulated", **{name: json.loads(out)[name] for name in ("pcr0", "pcr1", "pcr2")}}
     ]
     assert policy["roots"][0]["certificate"] == SimulatedRoot.load_or_create(tmp_path / "root").der.hex()
+
+
+def test_a_verb_that_needs_no_array_does_not_load_the_arrays_code():
+    """A second of everybody's day: NumPy and the engine take longer to load than most verbs to do their work."""
+    program = "import sys, perdure.cli.main; print('numpy' in sys.modules, 'perdure.array.engine' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False False\n"

@@ -174,3 +174,57 @@ def test_plaintext_is_served_to_this_machine_only(place):
 @pytest.mark.parametrize("place", ["127.0.0.1:10809", "localhost:1", "[::1]:10809"])
 def test_loopback_is_served(place):
     assert _listen(f"tcp:{place}") == f"tcp:{place}"
+
+
+# What is optional -----------------------------------------------------------------------------------------
+
+
+def test_without_the_optional_keys_nothing_is_mended_or_told_by_itself(tmp_path):
+    found = parse(GOOD, tmp_path)
+    assert (found.spares, found.repair, found.serve.http) == ((), config.RepairSection(), None)
+    assert (found.tell.webhook, found.tell.log) == (None, config.LogFormat.HUMAN)
+
+
+def test_every_optional_line_of_the_template_is_one_that_works(tmp_path):
+    lines = [line.removeprefix("# ") if ' = "' in line or " = [" in line else line for line in GOOD.splitlines()]
+    text = "\n".join(line for line in lines if not line.startswith(("zones", "collateral")))
+    found = parse(text, tmp_path)
+    assert found.spares == ("tcp:10.0.0.9:7001",)
+    assert found.serve.http == "127.0.0.1:9464"
+    assert found.repair == config.RepairSection(30 * 86_400, 50 << 20, 100 << 20)
+    assert found.tell.webhook == "https://example.com/perdure"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[repair]", '[repair]\nscrub-every = "30"', "'repair.scrub-every' must be a time such as"),
+        ("[repair]", '[repair]\nscrub-every = "0d"', "'repair.scrub-every' must be a time such as"),
+        ("[repair]", "[repair]\nscrub-every = 30", "'repair.scrub-every' must be a time such as"),
+        ("[repair]", '[repair]\nscrub-rate = "1K"', "'repair.scrub-rate' must be at least 256K bytes a second"),
+        ("[repair]", '[repair]\nreplace-rate = "x"', "'repair.replace-rate' must be a size"),
+        ("[repair]", '[repair]\nscrub = "1d"', "'repair.scrub' is not a key that Perdure knows"),
+        ("[tell]", '[tell]\nwebhook = "ftp://a/b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http:///b"', "'tell.webhook' must be a URL that begins with http"),
+        ('log = "human"', 'log = "xml"', "'tell.log' must be one of 'human', 'json'"),
+        ("[serve]", '[serve]\nhttp = "9464"', "'serve.http' must be HOST:PORT"),
+        ("[serve]", '[serve]\nhttp = "h:99999"', "'serve.http' must be HOST:PORT"),
+        ("[serve]", '[serve]\nhttp = ":80"', "'serve.http' must be HOST:PORT"),
+        ("[serve]", 'spares = "a"\n[serve]', "'disks.spares' must be a list of addresses"),
+        ("[serve]", 'spares = ["udp:1"]\n[serve]', "'disks.spares' has"),
+        ("[serve]", 'spares = ["unix:disk-0.sock"]\n[serve]', "'disks.spares' names an address of 'disks.addresses'"),
+    ],
+)
+def test_a_mistake_in_an_optional_key_names_it(tmp_path, old, new, sentence):
+    with pytest.raises(Misuse) as caught:
+        parse(spoilt(old, new), tmp_path)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("12h", 43_200), ("30d", 2_592_000)])
+def test_times_have_a_unit(tmp_path, text, seconds):
+    assert parse(spoilt("[repair]", f'[repair]\nscrub-every = "{text}"'), tmp_path).repair.scrub_every_s == seconds
+
+
+def test_an_empty_list_of_spares_is_none(tmp_path):
+    assert parse(spoilt("[serve]", "spares = []\n[serve]"), tmp_path).spares == ()

@@ -13,10 +13,10 @@ from perdure.array.geometry import SECTOR_BYTES, Geometry
 from perdure.errors import Misuse, Unavailable
 from perdure.image.build import build_simulated
 from perdure.service import artefacts, config, local, processes
+from perdure.service.config import RATE_MIN
 from perdure.service.control import Request
 from perdure.service.main import settings_of
 from perdure.service.observe import observe
-from perdure.service.repair import BYTES_PER_S_MIN
 from perdure.service.status import DiskState, RepairState
 from tests.service.site import SIZE_BYTES, Site, content, lose, until
 
@@ -212,7 +212,7 @@ def wounded(tmp_path_factory):
         (Request("replace", 0), "The disk in seat 0, at unix:D/disk-0.sock, is a live member; nothing was changed."),
         (Request("replace", 1, "ftp:x"), "nothing was changed."),
         (Request("replace", 1, "unix:D/disk-2.sock"), "unix:D/disk-2.sock is the address of seat 2 in the"),
-        (Request("scrub", None, None, BYTES_PER_S_MIN - 1), "A limit of 262143 bytes a second is too low"),
+        (Request("scrub", None, None, RATE_MIN - 1), "A limit of 262143 bytes a second is too low"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_asked(wounded, ask, sentence):

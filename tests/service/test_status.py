@@ -2,9 +2,10 @@
 
 import json
 
+import click
 import pytest
 
-from perdure.cli import layout
+from perdure.cli import layout, output
 from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
 from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
@@ -42,7 +43,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 4
+    assert made.to_json()["version"] == 5
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
@@ -141,7 +142,7 @@ def test_no_command_is_named_where_none_helps():
 )
 def test_people_see_each_disks_platform_and_what_runs_there(platform, measurement, shown):
     disk = DiskStatus(0, "ab", "tcp:h:1", DiskState.ONLINE, NO_ERRORS, platform=platform, measurement=measurement)
-    text = layout.text(status(disks=(disk,)))
+    text = click.unstyle(layout.text(status(disks=(disk,))))
     row = next(line for line in text.splitlines() if "tcp:h:1" in line)
     assert f"{shown} tcp:h:1" in " ".join(row.split())
 
@@ -149,14 +150,38 @@ def test_people_see_each_disks_platform_and_what_runs_there(platform, measuremen
 def test_people_see_seats_counters_and_strays():
     errors = {"read": 1, "write": 22, "checksum": 333}
     stray = {"address": "unix:/d1", "reason": "it is blank"}
-    text = layout.text(status(DiskState.ONLINE, DiskState.BLANK, errors=errors, strays=(stray,)))
+    text = click.unstyle(layout.text(status(DiskState.ONLINE, DiskState.BLANK, errors=errors, strays=(stray,))))
     lines = text.splitlines()
     assert lines[1] == "  state: DEGRADED [UUUUU]"
     assert "seat 1 is blank" in lines[2]
     row = next(line for line in lines if "BLANK" in line)
-    assert row.split() == ["1", "0000000000000000", "BLANK", "1", "22", "333", "-", "-", "-", "unix:/d1"]
+    assert row.split() == ["1", "0000000000000000", "BLANK", "1", "22", "333", *"-----", "unix:/d1"]
     assert "712 errors on disks" in text
     assert lines[-1] == "  stray: unix:/d1: it is blank"
+
+
+@pytest.mark.parametrize("state", [DiskState.CLONE, DiskState.ROLLBACK])
+def test_evidence_of_a_fork_is_the_first_thing_that_people_see(state):
+    first = click.unstyle(layout.text(status(DiskState.ONLINE, state))).splitlines()[0]
+    assert first == (f"!!! EVIDENCE OF ROLLBACK, CLONING OR A SECOND OWNER: seat 1 (unix:/d1): {state.upper()} !!!")
+
+
+def test_x_is_one_line_when_all_is_well_and_everything_when_not():
+    assert layout.brief_text(status(DiskState.ONLINE)) == "all arrays are healthy"
+    for bad in (
+        status(DiskState.ONLINE, DiskState.DEAD),
+        status(DiskState.ONLINE, errors={**NO_ERRORS, "checksum": 1}),
+    ):
+        assert layout.brief_text(bad) == layout.text(bad)
+
+
+def test_v_shows_all_that_the_evidence_shows():
+    told = {"platform": "simulated", "root": "lab", "module_id": "i-1-enc2", "measurement": {"pcr0": "ab" * 48}}
+    shown = layout.text(
+        status(disks=(DiskStatus(0, "cd" * 32, "tcp:h:1", DiskState.ONLINE, NO_ERRORS, **told),)), is_verbose=True
+    )
+    for part in ("cd" * 32, "ab" * 48, "i-1-enc2", "lab"):
+        assert part in shown
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,27 @@ def test_however_the_list_is_written_it_is_right_or_refused(text):
 def test_what_cannot_be_changed_is_said(text):
     with pytest.raises(Misuse, match="The address c cannot be put into the configuration for seat 1; write it"):
         template.with_address(text, 1, "c")
+
+
+SPARES = ("unix:spare-0.sock", "tcp:10.0.0.9:7001")
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_a_spare_is_taken_out_and_every_comment_kept(index):
+    text = template.render(
+        disks=3, threshold=2, size="1M", addresses=ADDRESSES, listen="unix:nbd.sock", dead_after_ms=1000, spares=SPARES
+    )
+    changed = template.without_spare(text, index)
+    assert tomllib.loads(changed)["disks"]["spares"] == [SPARES[1 - index]]
+    assert [line for line in changed.splitlines() if line.startswith("#")] == [
+        line for line in text.splitlines() if line.startswith("#")
+    ]
+    assert tomllib.loads(template.without_spare(changed, 0))["disks"]["spares"] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[disks]\n", "[disks]\nspares = []", 'disks = {spares = ["a"]}', "not toml", "[disks]\nspares = 3"]
+)
+def test_a_spare_that_cannot_be_taken_out_is_said(text):
+    with pytest.raises(Misuse, match=r"remove it from \[disks\] yourself"):
+        template.without_spare(text, 0)

@@ -13,6 +13,7 @@ from perdure.disk.wire import FRAME_HEADER
 from perdure.errors import Disconnected
 from perdure.shell import channel
 from perdure.shell.channel import REPLY_BYTES_MAX, SMALL_BYTES, SocketChannel, _Connection
+from perdure.shell.meter import Meter
 
 
 class Transport:
@@ -37,7 +38,7 @@ def framed(reply):
 
 def connected(count):
     """A connection on which so many replies are waited for; must be called within a loop."""
-    connection, transport = _Connection(60.0), Transport()
+    connection, transport = _Connection(60.0, Meter()), Transport()
     connection.connection_made(transport)
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in range(count)]
@@ -148,12 +149,38 @@ def test_a_lane_that_cannot_be_connected_fails_all_that_wait_for_it(tmp_path):
     asyncio.run(main())
 
 
+def test_answers_are_counted_and_timed_and_what_fails_is_counted_apart():
+    async def main():
+        connection, _, futures = connected(3)
+        meter = connection._meter
+        for reply in (b"four", b"sixsix"):
+            connection.get_buffer(-1)[: len(framed(reply))] = framed(reply)
+            connection.buffer_updated(len(framed(reply)))
+        assert (meter.count, meter.bytes, sum(meter.buckets), meter.failed) == (2, 10, 2, 0)
+        assert 0 < meter.usual_us <= meter.us
+        connection.fail("gone")
+        assert (meter.count, meter.failed) == (2, 1)
+        with pytest.raises(Disconnected):
+            await futures[2]
+
+    asyncio.run(main())
+
+
+def test_a_name_that_cannot_be_a_hosts_is_a_disk_that_cannot_be_reached():
+    async def main():
+        way = SocketChannel(f"tcp:{'a' * 64}.example:1", answer_ms_max=300)
+        with pytest.raises(Disconnected, match="cannot connect"):
+            await way.exchange(Lane.WRITE, [b"a"])
+
+    asyncio.run(main())
+
+
 def test_what_waits_for_a_connection_that_is_lost_as_it_is_made_fails(monkeypatch):
     async def main():
         way = SocketChannel("tcp:127.0.0.1:1", answer_ms_max=300)
 
         async def lost():
-            connection = channel._Connection(1.0)
+            connection = channel._Connection(1.0, Meter())
             connection.connection_made(Transport())
             connection.fail("lost")
             return connection

@@ -106,7 +106,7 @@ def test_a_limit_in_the_specification_is_the_one_in_the_code(value, module, name
 
 def test_the_sections_that_code_cites_exist():
     sections = set(re.findall(r"^## (\d+)\.", SPEC, re.MULTILINE))
-    assert sections == {str(number) for number in range(1, 15)}
+    assert sections == {str(number) for number in range(1, 16)}
     paragraphs = set(re.findall(r"^\*\*(\d+\.\d+)\b", SPEC, re.MULTILINE)) | sections
     cited = set()
     for path in (ROOT / "perdure").rglob("*.py"):
@@ -435,3 +435,22 @@ def test_a_policy_is_named_by_the_tagged_hash_of_its_canonical_form():
     assert VECTORS["7 genesis"]["policy_digest"] == policy["digest"]
     assert set(policy["bad"].values()) == {"Misuse"}
     assert len(policy["bad"]) == 5
+
+
+# 15. History ----------------------------------------------------------------------------------------------
+
+
+def test_records_of_the_history_are_those_of_the_specification():
+    previous = bytes(32)
+    for record, body in zip(VECTORS["15 history"]["records"], (b"one", bytes(range(256)) * 34), strict=True):
+        assert hashlib.sha256(body).hexdigest() == record["body_sha256"]
+        number, parts = record["number"], record["parts"]
+        digest = tagged(b"perdure/history/1", struct.pack(">Q", number) + previous + body)
+        assert digest.hex() == record["digest"]
+        content = (digest + previous + struct.pack(">I", len(body)) + body).ljust(parts * 4080, b"\0")
+        sectors = b"".join(
+            b"PHIS" + struct.pack(">HHQ", part, parts, number) + content[part * 4080 : (part + 1) * 4080]
+            for part in range(parts)
+        )
+        assert hashlib.sha256(sectors).hexdigest() == record["sectors_sha256"]
+        previous = digest
