@@ -19,7 +19,7 @@ from tests.page.stage import staged
 from tests.service import statuses
 
 HOSTILE = "</p><img src=x onerror='document.title=1'><script>document.title=1</script>&lt;b&gt;"
-DRAWN = "document.getElementById('live').textContent === 'live'"
+DRAWN = "document.getElementById('live')?.textContent === 'live'"
 
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
@@ -45,7 +45,7 @@ def page(browser):
 
 def opened(page, url):
     page.open(url)
-    page.wait_for(f"document.getElementById('live') && {DRAWN}")
+    page.wait_for(DRAWN)
     return page
 
 
@@ -82,6 +82,7 @@ def test_a_real_array_is_shown_as_it_is_and_followed_through_a_loss_and_the_end(
         page.wait_for("!document.getElementById('stale').hidden")
         assert "The main program does not answer." in page.text("#stale")
         assert "Everything below is as it was at" in page.text("#stale")
+        assert page.value("document.title").startswith("[?] NO ANSWER")
 
 
 # States that are staged -----------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ def test_every_state_is_drawn_legibly_and_nothing_sticks_out(browser, stage, wid
         assert page.text("#state").lower() == status.state
         assert page.value("document.documentElement.scrollWidth") <= width, status
         assert page.value(CONTRAST) == [], status
+        assert not re.search(r"NaN|undefined|null|Infinity|\[object", page.text("body")), status
     assert page.complaints == []
     page.close()
 
