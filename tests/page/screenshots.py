@@ -54,7 +54,8 @@ def keep(name: str, made: dict[int, Page]) -> None:
     for width, page in made.items():
         picture = Image.open(io.BytesIO(page.picture(NARROW_HEIGHT if width == NARROW else 4000)))
         path = PICTURES / f"{name}-{width}-{page.scheme}.png"
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
         size = path.stat().st_size
         assert size <= BYTES_MAX, f"{path} has {size} bytes"
         print(f"{path.relative_to(ROOT)}: {size} bytes")
