@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-vm lint docs sim model sim-bugs deaths mutants soak bench bench-quick \
-	bench-tools lock clean
+.PHONY: help setup setup-dev tools up down test test-vm test-page page-tools lint docs sim model sim-bugs deaths \
+	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,9 @@ TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit 
 # The same for what the benchmarks compare with; none of it is left running.
 BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
 	/usr/lib/postgresql/*/bin/postgres:postgresql ss:iproute2
+
+# For the page and the alerts: a browser, and Prometheus for its promtool; some 150 MB, so `make test` goes without.
+PAGE_TOOLS := chromium:chromium promtool:prometheus
 
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
@@ -124,14 +127,23 @@ endef
 tools:
 	@$(call PACKAGES,$(TOOLS),the system tests,tests)
 
+# Which keeps Debian from starting as a service what it installs.
+define NO_SERVICES
+policy=/usr/sbin/policy-rc.d
+if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then
+	trap "rm -f $$policy" EXIT
+	printf '#!/bin/sh\nexit 101\n' > $$policy
+	chmod +x $$policy
+fi
+endef
+
 bench-tools: tools
-	@policy=/usr/sbin/policy-rc.d  # which keeps Debian from starting as a service what it installs
-	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then
-		trap "rm -f $$policy" EXIT
-		printf '#!/bin/sh\nexit 101\n' > $$policy
-		chmod +x $$policy
-	fi
+	@$(NO_SERVICES)
 	$(call PACKAGES,$(BENCH_TOOLS),the benchmarks,benchmarks)
+
+page-tools:
+	@$(NO_SERVICES)
+	$(call PACKAGES,$(PAGE_TOOLS),the tests of the page,tests)
 
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
@@ -144,6 +156,9 @@ test: setup-dev tools ## Run every test but the long ones
 
 test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them
 	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)
+
+test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in Prometheus' promtool
+	@$(BIN)/python -m pytest -rs tests/page tests/monitoring tests/service/test_metrics.py $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

@@ -31,6 +31,7 @@ from perdure.cli import (
     repair,
     serve,
     simulate,
+    top,
     up,
     upkeep,
 )
@@ -59,6 +60,7 @@ for module in (
     erase,
     events,
     iostat,
+    top,
     serve,
     doctor,
     disk,

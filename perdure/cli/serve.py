@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from perdure.cli.options import config_options, find_config, verb
-from perdure.errors import PerdureError
+from perdure.errors import Misuse, PerdureError
 from perdure.service import background, wiping
+from perdure.service.config import Config, host_and_port
 from perdure.service.status import ArrayStatus
 
 
@@ -18,8 +20,9 @@ def register(cli: click.Group) -> None:
 
     @verb(cli, "serve", "perdure serve --config perdure.toml")
     @config_options
+    @click.option("--http", metavar="HOST:PORT", help="Where to show the page and the metrics, whatever the file says.")
     @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
-    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
+    def serve(config_file: Path | None, directory: Path, http: str | None, ready_fd: int | None, as_json: bool) -> int:
         """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
         unreported = [ready_fd]  # empty once the report is out: the number may mean another file then
 
@@ -33,7 +36,7 @@ def register(cli: click.Group) -> None:
                 click.echo(f"serving {status.nbd_uri}")
 
         try:
-            found = find_config(config_file, directory)
+            found = _shown_at(find_config(config_file, directory), http)
             wiping.apply()  # from here on this program is another process image, if it was not already
             from perdure.service import log, main  # noqa: PLC0415  (loads the array code)
 
@@ -48,3 +51,13 @@ def register(cli: click.Group) -> None:
             if fd is not None:
                 background.report_error(fd, error)
             raise
+
+
+def _shown_at(found: Config, http: str | None) -> Config:
+    """The configuration with the page elsewhere. Raises Misuse."""
+    if http is None:
+        return found
+    try:
+        return replace(found, serve=replace(found.serve, http=host_and_port(http)))
+    except Misuse as error:
+        raise Misuse(f"--http {error}; nothing was started.") from None

@@ -199,7 +199,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "acknowledgements": _acknowledgements,
             "dead-after-ms": _count,
             "answer-ms-max": _count,
-            "http": _host_and_port,
+            "http": host_and_port,
         },
         optional={"acknowledgements", "http"},
     )
@@ -371,7 +371,8 @@ def _log_format(value: object) -> LogFormat:
     return _one_of(LogFormat, value)
 
 
-def _host_and_port(value: object) -> str:
+def host_and_port(value: object) -> str:
+    """`HOST:PORT` as it is. Raises Misuse."""
     host, colon, port = _text(value).rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise Misuse("must be HOST:PORT, as in 127.0.0.1:9464")

@@ -24,7 +24,7 @@ from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
 from perdure.nbd.server import NbdServer
 from perdure.nbd.server import serve as serve_nbd
-from perdure.service import artefacts, processes
+from perdure.service import artefacts, http, processes
 from perdure.service.automatic import Automatic
 from perdure.service.collateral import CollateralFolder
 from perdure.service.config import Acknowledgements, Attest, Config
@@ -36,6 +36,7 @@ from perdure.service.observe import Surroundings, observe
 from perdure.service.repair import Repairs
 from perdure.service.status import ArrayStatus
 from perdure.service.verification import verify
+from perdure.service.views import Views
 from perdure.service.watch import Watcher
 from perdure.service.webhook import Webhook
 
@@ -156,6 +157,7 @@ async def _serve(
     service = Service(config, host, array, nbd, requests, stopping, news)
     await control.listen(service.handle)
     logger.info("serving %s", nbd.uri)
+    await service.show(config.serve.http)
     if array.has_chains:
         logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
     on_ready(service.status())
@@ -193,6 +195,18 @@ class Service:
         self._watcher = Watcher(self._events, first, self._proof_of, news)
         self._watcher.mounted(first)
         self._watching = asyncio.ensure_future(self._watcher.run(self._look))
+        self._http: http.HttpServer | None = None
+
+    async def show(self, place: str | None) -> None:
+        """Serve the page and the metrics at HOST:PORT. The array serves without them too, so a failure is only said."""
+        if place is None:
+            return
+        try:
+            self._http = await http.listen(place, Views(self.status, self._events.since))
+        except Misuse as error:
+            logger.error("%s", error)  # noqa: TRY400  (no defect, so no traceback)
+            return
+        logger.info("the page is at %s", self._http.url)
 
     def status(self) -> ArrayStatus:
         """The array as it is now."""
@@ -305,6 +319,8 @@ class Service:
         return error.exit_code
 
     async def _close(self) -> PerdureError | None:
+        if self._http is not None:
+            await self._http.close()
         await self._repairs.stop()
         await self._erasing.stop()
         await self._nbd.close()

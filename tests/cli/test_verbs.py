@@ -63,6 +63,7 @@ def test_the_verbs_are_these():
         "events",
         "history",
         "iostat",
+        "top",
         "disk lose",
         "list",
         "doctor",
