@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from perdure import __version__
-from perdure.cli import array, disk, erase, evidence, image, key, repair, serve, up
+from perdure.cli import array, disk, erase, evidence, image, key, repair, serve, up, upgrade
 from perdure.errors import Misuse, PerdureError
 from perdure.service.control import error_to_json
 
@@ -33,7 +33,7 @@ def cli() -> None:
     """
 
 
-for module in (up, array, repair, erase, serve, disk, image, key, evidence):
+for module in (up, array, repair, erase, upgrade, serve, disk, image, key, evidence):
     module.register(cli)
 
 

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from perdure.cli import scan
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
 _TELLING: Final = {"sev-snp": "measurement", "tdx": "rtmr2", "tpm": "pcr9", "nitrotpm": "pcr4"}
 _MEASUREMENT_CHARS: Final = 12
@@ -81,6 +81,8 @@ def status_text(status: ArrayStatus) -> str:
 def _what_is(status: ArrayStatus) -> str:
     if status.failure is not None:
         return f"The array has stopped. {status.failure['message']}"
+    if status.state is State.SUSPENDED:
+        return f"Suspended: fewer than {status.k} disks answer, and all requests wait for them."
     bad = [f"seat {disk.seat} is {disk.state}" for disk in status.disks if disk.state is not DiskState.ONLINE]
     return f"Serving, without full redundancy: {', '.join(bad)}." if bad else "Serving; every disk is in its seat."
 

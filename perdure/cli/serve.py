@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import PerdureError
 from perdure.service import background, wiping
+from perdure.service.config import Config
 from perdure.service.status import ArrayStatus
 
 
@@ -19,11 +21,19 @@ def register(cli: click.Group) -> None:
     @verb(cli, "serve", "perdure serve --config perdure.toml")
     @config_options
     @click.option("--ready-fd", type=click.IntRange(3), hidden=True, help="Where `import` and `up` wait for a report.")
-    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, as_json: bool) -> int:
-        """Be the main program, in the foreground, until a signal or `perdure export` ends it."""
+    @click.option("--check", is_flag=True, hidden=True, help="Say what this program is, for one that it may follow.")
+    def serve(config_file: Path | None, directory: Path, ready_fd: int | None, check: bool, as_json: bool) -> int:
+        """Be the main program, in the foreground, until a signal or `perdure export` ends it.
+
+        SIGHUP, or `perdure upgrade`, replaces it by the program that is installed now; clients only wait meanwhile.
+        """
+        if check:
+            return _check(find_config(config_file, directory))
         unreported = [ready_fd]  # empty once the report is out: the number may mean another file then
 
         def on_ready(status: ArrayStatus) -> None:
+            if not unreported:
+                return
             fd = unreported.pop()
             if fd is not None:
                 background.report_ready(fd, status)
@@ -35,16 +45,29 @@ def register(cli: click.Group) -> None:
         try:
             found = find_config(config_file, directory)
             wiping.apply()  # from here on this program is another process image, if it was not already
-            from perdure.service import main  # noqa: PLC0415  (loads the array code)
+            from perdure.service import handover, main  # noqa: PLC0415  (loads the array code)
 
             main.log_to_stderr()
+            inherited = handover.inherited(os.environ)
+            if inherited is not None:  # the report is out long ago, and whoever read our output may be gone
+                unreported.clear()
             if not wiping.works():
                 main.logger.warning(
                     "this C library does not overwrite what is freed: what is erased may stay in this program's memory"
                 )
-            return main.run(found, on_ready)
+            return main.run(found, on_ready, inherited)
         except PerdureError as error:
             fd = unreported.pop() if unreported else None
             if fd is not None:
                 background.report_error(fd, error)
             raise
+
+
+def _check(found: Config) -> int:
+    """Do all that can go wrong before a mount, and print what the program before this one asks."""
+    from perdure.service import main, upgrade  # noqa: PLC0415  (loads the array code)
+
+    main.require_id(found)
+    main.settings_of(found)
+    click.echo(json.dumps(upgrade.credentials(found)))
+    return 0

@@ -45,6 +45,13 @@ class Acknowledgements(StrEnum):
     CHAINS = "chains"
 
 
+class WhenTooFew(StrEnum):
+    """What happens when silence would leave fewer than k disks: the array ends, or waits for disks to be back."""
+
+    FAIL = "fail"
+    FREEZE = "freeze"
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySection:
     """Which array. `array_id` is None until `create` has made one; k is `threshold`, n is `disks`."""
@@ -67,6 +74,7 @@ class ServeSection:
     dead_after_ms: int
     answer_ms_max: int
     acknowledgements: Acknowledgements
+    when_too_few_disks: WhenTooFew = WhenTooFew.FAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +162,9 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "acknowledgements": _acknowledgements,
             "dead-after-ms": _count,
             "answer-ms-max": _count,
+            "when-too-few-disks": _when_too_few,
         },
-        optional={"acknowledgements"},
+        optional={"acknowledgements", "when-too-few-disks"},
     )
     return Config(
         path=path,
@@ -177,6 +186,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             serve["dead-after-ms"],
             serve["answer-ms-max"],
             serve.get("acknowledgements", Acknowledgements.EVIDENCE),
+            serve.get("when-too-few-disks", WhenTooFew.FAIL),
         ),
     )
 
@@ -267,6 +277,10 @@ def _attest(value: object) -> Attest:
 
 def _acknowledgements(value: object) -> Acknowledgements:
     return _one_of(Acknowledgements, value)
+
+
+def _when_too_few(value: object) -> WhenTooFew:
+    return _one_of(WhenTooFew, value)
 
 
 def _one_of(kinds: type[_E], value: object) -> _E:

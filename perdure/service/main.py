@@ -3,6 +3,10 @@
 When the array fails while it runs (fenced, too few disks, a fork), the service stays: NBD requests fail, `status`
 says why, the log says so loudly. It never mounts again by itself: that is a decision for whoever runs it. The log
 goes to standard error, one line an event; no key is ever in it.
+
+SIGHUP, and the request `upgrade`, put the program that is installed now in the place of this one (`service.upgrade`).
+A program that comes after another mounts patiently, since clients wait for it. Where standard input is a terminal,
+SIGHUP means that the terminal is gone, and stops the program.
 """
 
 from __future__ import annotations
@@ -13,27 +17,34 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import uvloop
 
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
-from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.errors import Fork, Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
 from perdure.nbd.server import NbdServer
+from perdure.nbd.server import resume as resume_nbd
 from perdure.nbd.server import serve as serve_nbd
 from perdure.service import artefacts, processes
 from perdure.service.collateral import CollateralFolder
-from perdure.service.config import Acknowledgements, Attest, Config
+from perdure.service.config import Acknowledgements, Attest, Config, WhenTooFew
 from perdure.service.control import ControlServer, Request
 from perdure.service.erasing import Erasing
+from perdure.service.handover import Handover
+from perdure.service.notify import Notifier
 from perdure.service.observe import observe
 from perdure.service.repair import Repairs
-from perdure.service.status import ArrayStatus
+from perdure.service.status import ArrayStatus, State
+from perdure.service.upgrade import Parts, Upgrade
 
 WATCH_S: Final = 0.25
 """How often the log looks for news of the disks."""
+RETRY_S: Final = 1.0
+"""How long a program that comes after another waits before it tries to mount again."""
 
 logger = logging.getLogger("perdure")
 _T = TypeVar("_T")
@@ -52,6 +63,7 @@ def settings_of(config: Config) -> Settings:
         collateral=(lambda: NONE) if config.collateral is None else CollateralFolder(config.collateral),
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
         acknowledgement_chains=config.serve.acknowledgements is Acknowledgements.CHAINS,
+        freezes=config.serve.when_too_few_disks is WhenTooFew.FREEZE,
     )
 
 
@@ -71,39 +83,150 @@ def require_id(config: Config) -> bytes:
     return wanted
 
 
-def run(config: Config, on_ready: OnReady) -> int:
+def run(config: Config, on_ready: OnReady, inherited: Handover | None = None) -> int:
     """Serve until SIGTERM, SIGINT or a `stop` request; return the exit code. Raises PerdureError if it cannot start.
 
-    `on_ready` is called once, when clients can connect. Only one main program runs for one directory.
+    `on_ready` is called once, when clients can connect. Only one main program runs for one directory. `inherited` is
+    what the program before this one has left in the same process.
     """
     busy = f"A main program runs in {config.directory} already; nothing was started. `perdure status` shows it."
-    with processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy):
+    if inherited is not None:
+        lock = processes.kept(inherited.lock)
+    else:
+        lock = processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy)
+    with lock as lock_fd:
         array_id, settings = require_id(config), settings_of(config)
         processes.remember(config.directory / artefacts.MAIN_PROCESS_FILE, os.getpid())
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_main(config, settings, array_id, on_ready))
+                return runner.run(_Main(config, settings, array_id, on_ready, lock_fd, inherited).run())
         finally:
             (config.directory / artefacts.MAIN_PROCESS_FILE).unlink(missing_ok=True)
 
 
-async def _main(config: Config, settings: Settings, array_id: bytes, on_ready: OnReady) -> int:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    control = ControlServer(config.serve.control)
-    try:
-        host = Host(settings)
+class _Main:
+    """One run of the main program."""
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        array_id: bytes,
+        on_ready: OnReady,
+        lock: int,
+        inherited: Handover | None,
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._array_id = array_id
+        self._on_ready = on_ready
+        self._lock = lock
+        self._inherited = inherited
+        self._stopping = asyncio.Event()
+        self._notifier = Notifier(os.environ)
+        self._service: Service | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._stopping.set if os.isatty(0) else self._upgrade)
+        feeder = asyncio.ensure_future(self._feed_watchdog())
+        listening = None if self._inherited is None else self._inherited.control
+        control = ControlServer(self._config.serve.control, listening)
         try:
-            array = await _unless(stopping, _mount(host, array_id, config))
-            if array is None:
+            mounted = await self._mounted(control)
+            if mounted is None:
                 logger.info("stopped before the array was mounted; nothing was changed that the next mount needs")
                 return 0
-            return await _serve(config, host, array, control, stopping, on_ready)
+            host, array = mounted
+            try:
+                return await self._serve(host, array, control)
+            finally:
+                await host.close()
         finally:
-            await host.close()
-    finally:
-        await control.close()
+            feeder.cancel()
+            self._notifier.stopping()
+            await control.close()
+
+    def _upgrade(self) -> None:
+        if self._service is not None:  # else it begins with what is installed now anyway
+            self._service.upgrade.on_signal()
+
+    async def _mounted(self, control: ControlServer) -> tuple[Host, Array] | None:
+        """A mounted array, or None when the stop comes first. After another program it is tried again and again."""
+        while True:
+            host = Host(self._settings)
+            try:
+                array = await _unless(self._stopping, _mount(host, self._array_id, self._config))
+            except PerdureError as error:
+                await host.close()
+                if self._inherited is None or error.exit_code == Fork.exit_code or isinstance(error, Misuse):
+                    raise
+                await self._wait_to_retry(control, error)
+                continue
+            except BaseException:
+                await host.close()
+                raise
+            if array is None:
+                await host.close()
+                return None
+            return host, array
+
+    async def _wait_to_retry(self, control: ControlServer, error: PerdureError) -> None:
+        logger.critical("UPGRADED, BUT THE ARRAY CANNOT BE MOUNTED YET, AND CLIENTS WAIT; trying again: %s", error)
+        self._notifier.waiting(f"upgraded; clients wait, the array cannot be mounted yet: {error}")
+
+        async def answer(request: Request) -> Mapping[str, Any]:
+            if request.do == "stop":
+                self._stopping.set()
+                return {"stopped": True}
+            raise Unavailable(
+                f"The main program was upgraded and cannot mount the array yet; clients wait, nothing that was flushed "
+                f"is lost, and it tries again until it is told to stop. What is wrong: {error}"
+            )
+
+        await control.listen(answer)
+        await _unless(self._stopping, asyncio.sleep(RETRY_S))
+
+    async def _feed_watchdog(self) -> None:
+        """As long as this loop turns, and the engine with it: one that has failed, and says so, need not."""
+        period_s, before = self._notifier.watchdog_s, -1
+        while period_s is not None:
+            await asyncio.sleep(period_s)
+            array = None if self._service is None else self._service.array
+            ticks = 0 if array is None else array.tick_count
+            if array is None or array.committer.failure is not None or ticks != before:
+                self._notifier.feed()
+            before = ticks
+
+    async def _serve(self, host: Host, array: Array, control: ControlServer) -> int:
+        inherited = self._inherited
+        try:
+            if inherited is None:
+                nbd = await serve_nbd(array, address=self._config.serve.listen)
+            else:
+                nbd = await resume_nbd(array, inherited.nbd)
+        except PerdureError:
+            await array.close()
+            raise
+        service = self._service = Service(
+            self._config, host, array, nbd, control, self._stopping, self._notifier, self._lock, inherited
+        )
+        watcher = asyncio.ensure_future(service.watch())
+        try:
+            await control.listen(service.handle)
+            logger.info("serving %s", nbd.uri)
+            if array.has_chains:
+                logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
+            self._on_ready(service.status())
+            await self._stopping.wait()
+            self._notifier.stopping()
+            return await service.stop()
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -134,46 +257,39 @@ async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
     return array
 
 
-async def _serve(
-    config: Config, host: Host, array: Array, control: ControlServer, stopping: asyncio.Event, on_ready: OnReady
-) -> int:
-    try:
-        nbd = await serve_nbd(array, address=config.serve.listen)
-    except PerdureError:
-        await array.close()
-        raise
-    service = Service(config, host, array, nbd, stopping)
-    watcher = asyncio.ensure_future(service.watch())
-    try:
-        await control.listen(service.handle)
-        logger.info("serving %s", nbd.uri)
-        if array.has_chains:
-            logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
-        on_ready(service.status())
-        await stopping.wait()
-        return await service.stop()
-    finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
-
-
 class Service:
     """A mounted array with its faces."""
 
-    def __init__(self, config: Config, host: Host, array: Array, nbd: NbdServer, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        array: Array,
+        nbd: NbdServer,
+        control: ControlServer,
+        stopping: asyncio.Event,
+        notifier: Notifier,
+        lock: int,
+        inherited: Handover | None,
+    ) -> None:
+        self.array = array
         self._host = host
-        self._array = array
         self._nbd = nbd
         self._repairs = Repairs(config, host, array)
         self._erasing = Erasing(array)
         self._stopping = stopping
         self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
+        self._notifier = notifier
+        parts = Parts(config, array, nbd, control, self._repairs, self._erasing, notifier, lock)
+        self.upgrade = Upgrade(parts, 0 if inherited is None else inherited.upgrades, stopping, self.handle)
+        if inherited is not None:
+            self._repairs.go_on(inherited.repairs)
 
     def status(self) -> ArrayStatus:
         """The array as it is now."""
         repairs = self._repairs
-        return observe(self._array, repairs.addresses, self._host.runtime.now_ms(), self._nbd.uri, repairs.look())
+        seen = observe(self.array, repairs.addresses, self._host.runtime.now_ms(), self._nbd.uri, repairs.look())
+        return replace(seen, upgrades=self.upgrade.upgrades, upgrade_error=self.upgrade.error)
 
     async def handle(self, request: Request) -> Mapping[str, Any]:
         """One control request. `stop` answers when all is home, `erase` when it is witnessed; or what prevented it."""
@@ -188,6 +304,10 @@ class Service:
             return {"stopped": True}
         if self._stopping.is_set():
             raise Unavailable("The main program is being stopped; nothing was done. Ask again once it serves.")
+        if request.do == "upgrade":
+            return await self.upgrade.begin()
+        if self.upgrade.is_going:
+            raise Unavailable("The main program is being upgraded; nothing was done. Ask again once it serves.")
         return await self._erasing.erase(request) if request.do == "erase" else self._repairs.start(request)
 
     async def stop(self) -> int:
@@ -201,22 +321,27 @@ class Service:
         return error.exit_code
 
     async def _close(self) -> PerdureError | None:
+        await self.upgrade.stop()
+        self.array.give_in()
         await self._repairs.stop()
         await self._erasing.stop()
         await self._nbd.close()
-        if self._array.committer.failure is None:
+        if self.array.committer.failure is None:
             try:
-                await self._array.close()
+                await self.array.close()
             except PerdureError as error:
                 return error
         else:
-            self._array.abandon()
-        return self._array.committer.failure
+            self.array.abandon()
+        return self.array.committer.failure
 
     async def watch(self) -> None:
-        """Log every change of a disk or of the array, until the array ends."""
+        """Log every change of a disk or of the array, until the array ends; keep the service manager informed."""
         before: dict[int, str] = {disk.seat: disk.state for disk in self.status().disks}
+        was_suspended = False
         while True:
+            if not self.upgrade.is_under_way:
+                self._notifier.serving(_one_line(self.status()))
             await asyncio.sleep(WATCH_S)
             self._repairs.note()
             status = self.status()
@@ -226,9 +351,28 @@ class Service:
                     why = f": {disk.reason}" if disk.reason else ""
                     logger.log(level, "disk in seat %d (%s): %s%s", disk.seat, disk.address, disk.state, why)
                     before[disk.seat] = disk.state
+            was_suspended = _log_suspension(status, was_suspended)
             if status.failure is not None:
                 logger.critical("THE ARRAY HAS STOPPED (%s): %s", status.state, status.failure["message"])
+                self._notifier.serving(_one_line(status))
                 return
+
+
+def _log_suspension(status: ArrayStatus, was_suspended: bool) -> bool:
+    """One line when it begins and one when it ends; whether it is suspended now."""
+    is_suspended = status.state is State.SUSPENDED
+    if is_suspended and not was_suspended:
+        logger.critical("THE ARRAY IS SUSPENDED: fewer than %d disks answer; everything waits for them", status.k)
+    elif was_suspended and not is_suspended and status.failure is None:
+        logger.warning("the array is %s again: enough disks answer, and what waited goes on", status.state)
+    return is_suspended
+
+
+def _one_line(status: ArrayStatus) -> str:
+    """For `systemctl status`."""
+    count = status.losses_survived
+    state = "" if status.state is State.ONLINE else f", {status.state}"
+    return f"{status.summary} {count} more {'loss' if count == 1 else 'losses'}{state}"
 
 
 def log_to_stderr() -> None:

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from perdure import RELEASE, __version__
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class State(StrEnum):
@@ -20,6 +21,7 @@ class State(StrEnum):
 
     ONLINE = "online"
     DEGRADED = "degraded"
+    SUSPENDED = "suspended"
     UNUSABLE = "unusable"
     FENCED = "fenced"
     FORKED = "forked"
@@ -27,7 +29,8 @@ class State(StrEnum):
     @property
     def exit_code(self) -> int:
         """0 healthy, 1 degraded, 2 unusable, 3 evidence of rollback or cloning."""
-        return {State.ONLINE: 0, State.DEGRADED: 1, State.UNUSABLE: 2}.get(self, Fork.exit_code)
+        codes = {State.ONLINE: 0, State.DEGRADED: 1, State.SUSPENDED: 2, State.UNUSABLE: 2}
+        return codes.get(self, Fork.exit_code)
 
 
 class DiskState(StrEnum):
@@ -154,6 +157,13 @@ class ArrayStatus:
     """With chains, what a leaked secret can forge: so many ms, commands or journal entries, whichever comes first."""
     evidence_age_ms: int | None = None
     """The age of the last evidence of the member that gave it longest ago."""
+    program: str = __version__
+    """The main program's version, and its release, which never goes back."""
+    release: int = RELEASE
+    upgrades: int = 0
+    """How often the program has been replaced in its process."""
+    upgrade_error: Mapping[str, Any] | None = None
+    """Why the last upgrade that was begun did not happen."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:

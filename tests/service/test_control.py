@@ -86,7 +86,10 @@ def test_what_is_no_request_is_refused_and_the_next_is_answered(path, line):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"do": "mend"}, "The main program knows 'status', 'stop', 'replace', 'rejoin', 'scrub', 'erase', not 'mend'."),
+        (
+            {"do": "mend"},
+            "The main program knows 'status', 'stop', 'upgrade', 'replace', 'rejoin', 'scrub', 'erase', not 'mend'.",
+        ),
         ({"do": "status", "seat": 1}, "The request 'status' has no 'seat'; nothing was done."),
         ({"do": "scrub", "seat": 1}, "The request 'scrub' has no 'seat'; nothing was done."),
         ({"do": "rejoin", "seat": 1, "address": "a"}, "The request 'rejoin' has no 'address'; nothing was done."),

@@ -42,7 +42,7 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 4
+    assert made.to_json()["version"] == 5
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
@@ -73,6 +73,16 @@ def test_state_and_exit_code(failure, states, state, code):
     made = status(*states, failure=failure)
     assert (made.state, made.exit_code) == (state, code)
     assert made.action.endswith(".")
+
+
+def test_a_suspended_array_is_no_failure_and_not_usable():
+    disks = (DiskState.ONLINE, DiskState.SUSPECT, DiskState.SUSPECT)
+    assert _state(None, (), is_suspended=True) is State.SUSPENDED
+    assert _state(Unavailable("x"), (), is_suspended=True) is State.UNUSABLE
+    made = status(*disks, state=State.SUSPENDED)
+    assert State.SUSPENDED.exit_code == 2
+    assert "Nothing is lost, and nothing goes on" in _action(State.SUSPENDED, 0, made.disks)
+    assert "Suspended: fewer than 3 disks answer" in output.status_text(made)
 
 
 @pytest.mark.parametrize(
