@@ -54,14 +54,12 @@ class Members:
         return sorted(alive, key=lambda pair: (pair[1].health is not Health.ONLINE, pair[0]))
 
     def can_spare(self, session: Session) -> bool:
-        """Whether silence alone may cost the array this disk.
+        """Whether silence alone may cost the array this disk, a member or a joiner.
 
         Where `least` is set, at least so many other members must be there: not suspect for as long as a disk may be
         silent, and with evidence from after this one fell silent. So when all links break at once, nobody is given up,
         and when they are mended, nobody is given up for being the last to come back.
         """
-        if session.instance not in self.roster.members:
-            return True
         since_ms = session.silent_since_ms
         return sum(other.has_been_there(since_ms) for _, other in self if other is not session) >= self.least
 

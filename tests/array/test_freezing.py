@@ -201,18 +201,23 @@ def test_another_main_program_ends_a_frozen_one(sim: SimArray) -> None:
     assert sim.array is not None
     first = sim.array
     sim.write(0, 1)
-    sim.flush()
+    sim.write(32, 1)
+    sim.settle()
     old = sim.channels
     silence(sim, 0, 1, 2)
     sim.write(0, 2)
     flush = sim.spawn(outcome(first.flush()))
     sim.loop.run_for(LONG_MS)
+    read = sim.spawn(outcome(first.pread(32 * 4096, 4096)))
+    sim.loop.run_for(LONG_MS)
+    assert not read.done
     sim.mount()
     sim.write(0, 3)
     sim.flush()
+    assert isinstance(sim.run(_wait(flush)), Fenced), "two disks that are there are enough to hear of it"
+    assert isinstance(sim.run(_wait(read)), Unavailable)
     for channel in old:
         channel.is_silent = False
-    assert isinstance(sim.run(_wait(flush)), Fenced)
     assert not first.is_suspended
     assert sim.read(0) == sector(3)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -175,6 +176,36 @@ def test_a_client_far_over_the_limits_loses_no_request(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("unread", [BUFFER_BYTES, BUFFER_BYTES - 28])
+def test_a_server_that_begins_at_its_limits_reads_no_further_until_it_can(run, address, unread):
+    """The buffer is full from the start, more is on its way, and nothing can be answered yet."""
+
+    async def main():
+        backend, count = GatedBackend(), 3 * BUFFER_BYTES // 28
+        server = await serve(backend, address=address)
+        client = await connect(server)
+        await server.pause()
+        carried = server.carried()
+        ((fd, state),) = carried.clients
+        stream = b"".join(f.request(f.READ, cookie, 512, 512) for cookie in range(count))
+        for session in list(server._sessions):
+            session.abort()
+        server._socket.close()
+        client.read_lengths = dict.fromkeys(range(count), 512)
+        client.send(stream[unread:])
+        server = await resume(backend, CarriedServer(carried.listener, ((fd, replace(state, unread=stream[:unread])),)))
+        await backend.wait_running(128)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert backend.running == 128
+        backend.open(512)
+        assert sorted([(await client.reply()).cookie for _ in range(count)]) == list(range(count))
+        await client.close()
+        await server.close()
+
+    run(main())
+
+
 def test_a_client_that_does_not_read_is_dropped_and_holds_nobody_up_for_ever(run, address, monkeypatch, caplog):
     monkeypatch.setattr(nbd_server, "CLIENT_DRAIN_SECONDS_MAX", 0.1)
 
@@ -225,7 +256,7 @@ def test_a_state_that_no_connection_can_have_is_refused(run, address):
         await server.pause()
         carried = server.carried()
         ((fd, state),) = carried.clients
-        wrong = type(state)(**{name: getattr(state, name) for name in state.__slots__} | {"unread": bytes(1 << 20)})
+        wrong = replace(state, unread=bytes(1 << 20))
         with pytest.raises(Misuse, match="unread"):
             await resume(backend, CarriedServer(carried.listener, ((fd, wrong),)))
         socket.socket(fileno=fd).close()
