@@ -150,7 +150,7 @@ class _Main:
             await control.close()
 
     def _upgrade(self) -> None:
-        if self._service is not None:  # else it begins with what is installed now anyway
+        if self._service is not None:  # else there is no array yet, and nothing that could be settled
             self._service.upgrade.on_signal()
 
     async def _mounted(self, control: ControlServer) -> tuple[Host, Array] | None:

@@ -40,6 +40,8 @@ from perdure.service.repair import Repairs
 CHECK_S_MAX: Final = 60.0
 """How long the new program may take to say that it starts."""
 
+_DEFECT: Final = PerdureError.__name__
+
 logger = logging.getLogger("perdure")
 
 
@@ -161,10 +163,9 @@ class Upgrade:
             await parts.control.pause()
             if not self._stopping.is_set():
                 self._execute()
-        except (PerdureError, OSError) as error:
-            failure = error if isinstance(error, PerdureError) else Unavailable(f"The system refused: {error}.")
-            self.error = error_to_json(failure)
-            logger.error("not upgraded, this program goes on: %s", failure)  # noqa: TRY400  (no defect)
+        except Exception as error:  # whatever it is, clients must not wait for ever
+            self.error = error_to_json(_told(error))
+            logger.critical("not upgraded, this program goes on: %s", error, exc_info=self.error["class"] == _DEFECT)
         await self._go_on()
 
     async def _go_on(self) -> None:
@@ -204,6 +205,14 @@ class Upgrade:
             if work is not None:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
+
+
+def _told(error: Exception) -> PerdureError:
+    if isinstance(error, PerdureError):
+        return error
+    if isinstance(error, OSError):
+        return Unavailable(f"The system refused to execute the new program ({error}); this one goes on.")
+    return PerdureError("This is a defect in Perdure; the main program goes on, and its log has more.")
 
 
 def _command() -> list[str]:

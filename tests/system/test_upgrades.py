@@ -1,5 +1,6 @@
 """The main program is replaced in its process while real clients work: they see a pause, and nothing else."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -11,17 +12,21 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import perdure as package
 from perdure import RELEASE
+from perdure.api import Host
 from perdure.errors import Misuse, Unavailable
-from perdure.service import artefacts
+from perdure.service import artefacts, config, processes
 from perdure.service.control import ask
+from perdure.service.main import settings_of
 from tests.cli.rig import Rig, _Nbd
 from tests.system import copier
 from tests.system.rig import FileSystem, call, helper, how_to_mount, up_again
@@ -303,6 +308,64 @@ def test_a_program_that_does_not_start_never_takes_over(rig, installed):
     assert (client.error, rig.status()["upgrades"]) == (None, 0)
     assert "NBD clients wait" not in log(rig)
     assert upgrade(rig).code == 0
+
+
+def test_when_the_system_refuses_to_execute_it_the_old_program_goes_on(rig, installed, tmp_path, monkeypatch):
+    """Its interpreter goes after the new program was found good and before it is executed."""
+    python = another_python(tmp_path / "venv")
+    monkeypatch.setattr(sys, "executable", str(python))
+    rig.up()
+    monkeypatch.undo()
+    edit(installed / "cli" / "serve.py", "    return 0\n", f"    os.unlink({str(python)!r})\n    return 0\n")
+    with writing(rig) as client:
+        sentence = upgrade(rig, code=2).sentence
+        assert "refused to execute the new program" in sentence
+        seen = client.acknowledged
+        while client.acknowledged < seen + 5 and client.error is None:
+            time.sleep(0.005)
+        assert rig.status()["upgrade_error"]["message"] == sentence
+    assert (client.error, rig.status()["upgrades"], rig.status()["state"]) == (None, 0, "online")
+    with pytest.raises(Misuse, match="does not start"):
+        control(rig, "upgrade")
+    client.require_nothing_lost()
+
+
+def another_python(directory):
+    """The interpreter of this virtual environment under another name; that can be removed."""
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", directory)
+    (directory / "lib").symlink_to(Path(sys.prefix) / "lib")
+    return directory / "bin" / "python"
+
+
+def test_a_newer_program_that_has_mounted_meanwhile_ends_it_and_clients_hear_so(rig, installed):
+    rig.up()
+    edit(installed / "service" / "main.py", "import asyncio\n", "import asyncio\nimport time\ntime.sleep(5)\n")
+    with writing(rig) as client:
+        os.kill(rig.process("main").pid, signal.SIGHUP)
+        wait_for_log(rig, "upgrading: executing")
+        mount_by_a_newer_release(rig)
+        client.join(WAIT_S)
+    assert client.error is not None
+    assert "release 3 of the main program has mounted this array" in log(rig).replace(str(RELEASE + 1), "3")
+    assert processes.find(rig.directory / artefacts.MAIN_PROCESS_FILE) is None
+
+
+def mount_by_a_newer_release(rig):
+    """What another machine with a newer program would do."""
+    found = config.load(rig.directory / "perdure.toml")
+
+    async def mount():
+        host = Host(settings_of(found))
+        host.world = replace(host.world, release=RELEASE + 1)
+        try:
+            array = await host.mount(found.array.array_id)
+            await array.close()
+        finally:
+            await host.close()
+
+    asyncio.run(mount())
 
 
 def test_a_configuration_that_was_changed_is_in_force_after_it(rig):
