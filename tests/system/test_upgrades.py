@@ -172,6 +172,20 @@ def test_an_ext4_goes_on_over_an_upgrade(rig, tmp_path):
         assert_synced(files, copier.BATCH_COUNT)
 
 
+def test_what_was_acknowledged_and_never_flushed_is_there_after_it(rig):
+    """No crash came between, so to a client every write counts that was answered; also the last before the pause."""
+    rig.up()
+    acknowledged = 0
+    with _Nbd(rig.directory / "nbd.sock") as nbd, ThreadedUpgrade(rig) as upgrading:
+        nbd._socket.settimeout(WAIT_S)
+        while upgrading.is_alive() or not acknowledged:
+            nbd.request(1, acknowledged % 2048 * 4096, data=struct.pack(">Q", acknowledged) * 512)
+            acknowledged += 1
+        for number in range(max(0, acknowledged - 2048), acknowledged):
+            assert nbd.request(0, number % 2048 * 4096, length=4096) == struct.pack(">Q", number) * 512
+    print(f"{acknowledged} writes")
+
+
 def test_clients_that_connect_in_the_middle_wait(rig):
     rig.up()
     rig.write(0, b"before")
