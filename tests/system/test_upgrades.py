@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import pty
 import queue
 import re
 import shutil
@@ -408,6 +409,22 @@ def test_several_signals_are_one_upgrade_after_another_and_end_nothing(rig):
             time.sleep(0.005)
     assert client.error is None
     assert rig.process("main") == main
+
+
+def test_on_a_terminal_a_hangup_means_that_the_terminal_is_gone(rig):
+    rig.up()
+    rig.down()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "perdure.cli.main", "serve", "--directory", str(rig.directory)]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as main:
+        try:
+            assert main.stdout.readline().startswith(b"serving ")
+            main.send_signal(signal.SIGHUP)
+            assert main.wait(WAIT_S) == 0
+        finally:
+            main.kill()
+            os.close(ours)
+            os.close(theirs)
 
 
 # Disks that are away ----------------------------------------------------------------------------------------
