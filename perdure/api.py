@@ -54,6 +54,7 @@ class Settings:
     `attest_every_read`: ask for evidence with every fragment read, not only with tags (slow).
     `acknowledgement_chains`: let FLUSHes rest on links of the disks' chains, with evidence now and then. Faster, and
     weaker: see docs/threat-model.md, section 4. Raises Misuse when the policy does not allow that.
+    `freezes`: when silence would leave fewer than k disks, wait for them as long as it takes instead of failing.
     """
 
     addresses: tuple[str, ...]
@@ -63,6 +64,7 @@ class Settings:
     answer_ms_max: int = ANSWER_MS_MAX
     attest_every_read: bool = False
     acknowledgement_chains: bool = False
+    freezes: bool = False
     zones: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
     collateral: Callable[[], Collateral] = lambda: NONE
@@ -101,6 +103,7 @@ class Host:
             spread,
             has_chains=settings.acknowledgement_chains,
             on_change=on_change,
+            freezes=settings.freezes,
         )
 
     def start(self, opened: Opened) -> Array:

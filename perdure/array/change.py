@@ -52,7 +52,7 @@ class RosterChange:
 
     async def take_in(self, seat: int, session: Session, last: int, applied: int) -> None:
         """Return when a roster with this disk is in force, or with it lost again; all it must hold is on it."""
-        self._members.sessions[session.instance] = session
+        self._members.add(session)
         self._members.lost.pop(session.instance, None)  # it may have been lost before; that is over
         base = self._members.roster
         await self._change(

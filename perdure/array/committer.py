@@ -167,6 +167,7 @@ class Committer:
         """End this mount: everyone who waits, and everyone who comes, gets `error`."""
         if self.failure is None:
             self.failure = error
+        self._members.least = 0  # nothing is waited for any more
         waiting = [*self._flushes, *self._rooms, *self._quiet]
         waiting += [waiter for execution in self._executions for waiter in execution.waiters]
         self._flushes, self._rooms, self._quiet = [], [], []

@@ -35,7 +35,7 @@ class Array:
         self.geometry = opened.genesis.geometry
         self.has_chains = world.has_chains
         """Whether FLUSHes may rest on acknowledgement chains."""
-        self.members = Members(opened.roster, opened.sessions)
+        self.members = Members(opened.roster, opened.sessions, least=self.geometry.k if world.freezes else 0)
         keys = Keys.derive(world.authority.private_key, opened.genesis.array_id)
         self._runtime = world.runtime
         self.cache = WriteCache()
@@ -48,6 +48,8 @@ class Array:
             every_read=attest_every_read,
         )
         self.committer = Committer(opened, keys, self.members, self.cache, self.reader.tags, world)
+        self.tick_count = 0
+        """Rises for as long as the engine turns."""
         self._world = world
         self._is_closed = False
 
@@ -202,6 +204,15 @@ class Array:
 
     # The end ----------------------------------------------------------------------------------------------
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether nothing goes on until disks are back; what is asked for waits for them."""
+        return self.committer.failure is None and self.members.is_suspended
+
+    def give_in(self) -> None:
+        """Wait no longer than disks may be silent: if fewer than k are left then, fail, so that the end is near."""
+        self.members.least = 0
+
     async def close(self) -> None:
         """Flush, bring everything home, and let go of the disks. The array can be mounted again by anyone entitled."""
         if self._is_closed:
@@ -268,6 +279,7 @@ class Array:
         sent = -1
         while not self._is_closed and self.committer.failure is None:
             await self._runtime.sleep(TICK_MS)
+            self.tick_count += 1
             if sent == self.committer.sent_count and not self.committer.is_idle:
                 self.committer.pump(is_idle=True)
             sent = self.committer.sent_count

@@ -105,7 +105,8 @@ class Fetcher:
     async def fetch(self, run: Run) -> Fetched:
         """The ciphertexts of `run`, CHUNK_SECTORS sectors at most, from k members; with evidence if every read is.
 
-        Raises Unavailable when fewer than k answer; Fork, unless it is one disk's Rollback.
+        Raises Unavailable when fewer than k answer, unless the array waits for them; Fork, unless it is one disk's
+        Rollback.
         """
         assert run.count <= CHUNK_SECTORS
         want = _Want(run, self._runtime.event())
@@ -174,7 +175,8 @@ class Fetcher:
     async def columns(self, runs: Sequence[Run], wanted: int, *, evidence: bool) -> dict[int, Buffer]:
         """By seat, the fragments of `runs` end to end, from `wanted` members; fewer, but k or more, if no more answer.
 
-        Raises Unavailable when fewer than k answer, again and again; Fork, unless it is one disk's Rollback.
+        Raises Unavailable when fewer than k answer, again and again, and the array does not wait for them; Fork, unless
+        it is one disk's Rollback.
         """
         size = self._geometry.fragment_sectors
         places = [Run(self._geometry.fragment_start(run.start), run.count * size) for run in runs]
@@ -186,10 +188,12 @@ class Fetcher:
         """The same of any places, in disk sectors; `least` in the place of k."""
         least = least or self._geometry.k
         columns: dict[int, Buffer] = {}
-        for _ in range(READ_TRIES):
+        tries = 0
+        while tries < READ_TRIES or self._members.is_waiting:
             columns |= await self._round(places, wanted - len(columns), columns, evidence=evidence)
             if len(columns) >= least:
                 return columns
+            tries += 1
             await self._runtime.sleep(READ_RETRY_MS)
         raise Unavailable(
             f"{len(columns)} disks answered a read that needs {least}; nothing older was served. Bring disks back."

@@ -1,4 +1,4 @@
-"""The disks of the roster in force, and which of them to ask."""
+"""The disks of the roster in force, which of them to ask, and whether one of them can be spared."""
 
 from __future__ import annotations
 
@@ -30,6 +30,17 @@ class Members:
     """Given up by their sessions; members until they are voted off."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a member is given up: the committer votes it off."""
+    least: int = 0
+    """How many silence alone must leave: k where the array waits for disks rather than fail, else 0."""
+
+    def __post_init__(self) -> None:
+        for session in self.sessions.values():
+            self.add(session)
+
+    def add(self, session: Session) -> None:
+        """Know one more; a roster change makes it a member."""
+        self.sessions[session.instance] = session
+        session.can_be_spared = lambda: self.can_spare(session)
 
     def __iter__(self) -> Iterator[tuple[int, Session]]:
         """Seat and session of each member."""
@@ -41,6 +52,26 @@ class Members:
         """Members in the order in which a read should ask them: healthy before suspect, data before parity."""
         alive = [(seat, session) for seat, session in self if session.lost is None]
         return sorted(alive, key=lambda pair: (pair[1].health is not Health.ONLINE, pair[0]))
+
+    def can_spare(self, session: Session) -> bool:
+        """Whether silence alone may cost the array this disk, a member or a joiner.
+
+        Where `least` is set, at least so many other members must be there: not suspect for as long as a disk may be
+        silent, and with evidence from after this one fell silent. So when all links break at once, nobody is given up,
+        and when they are mended, nobody is given up for being the last to come back.
+        """
+        since_ms = session.silent_since_ms
+        return sum(other.has_been_there(since_ms) for _, other in self if other is not session) >= self.least
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a read shall wait until enough answer: silence ends nothing, and evidence has left enough members."""
+        return 0 < self.least <= sum(session.lost is None for _, session in self)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether too few members answer for anything to go on, and the array waits for them."""
+        return sum(session.health is Health.ONLINE for _, session in self) < self.least
 
     def counted(self, instance: bytes) -> Errors:
         """The error counters of a disk."""

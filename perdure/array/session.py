@@ -6,7 +6,8 @@ asked for only where the caller says that it may be, and never satisfies who ask
 
 When anything goes wrong (connection, refusal, bad evidence, a link that is none) the disk is SUSPECT: HELLO asks for
 evidence of where it stands, what is missing is sent again (the same signed bytes, so at most once), and only when
-that fails for `dead_after_ms` is the disk LOST. Refusals are unsigned, so they never decide anything: HELLO does.
+that fails for `dead_after_ms`, and the array can spare it, is the disk LOST. Refusals are unsigned, so they never
+decide anything: HELLO does.
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ class Session:
         self.attested_ms = 0
         self.proof: Proof | None = None
         """The last HELLO that was answered with good evidence: who it is and where it stands."""
+        self.online_since_ms = runtime.now_ms()
+        """When it was first known, or last came back from being SUSPECT."""
+        self.can_be_spared: Callable[[], bool] = lambda: True
+        """Whether it may be given up through silence now (`Members.can_spare`)."""
         self.read_slow_ms: int | None = None
         """When a read last went wrong or took too long; such a disk is asked last for a while."""
         self._authority = authority
@@ -135,6 +140,16 @@ class Session:
         self._pending: list[_Pending] = []
         self._recovery: Event | None = None
         self._trouble_since_ms: int | None = None
+
+    @property
+    def silent_since_ms(self) -> int:
+        """When the trouble began that it is in; now, when there is none."""
+        return self._runtime.now_ms() if self._trouble_since_ms is None else self._trouble_since_ms
+
+    def has_been_there(self, since_ms: int) -> bool:
+        """Whether it was not suspect for as long as a disk may be silent, and has given evidence after `since_ms`."""
+        has_stayed = self._runtime.now_ms() - self.online_since_ms > self._dead_after_ms
+        return self.health is Health.ONLINE and has_stayed and self.attested_ms >= since_ms
 
     # Commands ---------------------------------------------------------------------------------------------
 
@@ -350,7 +365,7 @@ class Session:
             now = self._runtime.now_ms()
             if trouble is not None and self._trouble_since_ms is None:
                 self._trouble_since_ms = now
-            if self._trouble_since_ms is not None and now - self._trouble_since_ms > self._dead_after_ms:
+            if self._is_silent_for_too_long(now) and self.can_be_spared():
                 self._lose(DiskLost(f"disk {self.channel.address} is given up: {trouble}."))
                 return
             answered = max(self._answered_seq, self.proved_seq)  # as of before the question
@@ -362,6 +377,9 @@ class Session:
                 self._has_become(Health.SUSPECT)
                 await self._runtime.sleep(RETRY_MS)
 
+    def _is_silent_for_too_long(self, now: int) -> bool:
+        return self._trouble_since_ms is not None and now - self._trouble_since_ms > self._dead_after_ms
+
     def _resume(self, greeting: Greeting, answered: int) -> None:
         """Go on from where the disk proves to stand, or lose it when it is not the one we opened."""
         verdict = self._judge(greeting, answered)
@@ -372,6 +390,8 @@ class Session:
             self._trouble_since_ms = None
         self._has_proved(greeting.seq)
         was_suspect = self.health is Health.SUSPECT
+        if was_suspect:
+            self.online_since_ms = self._runtime.now_ms()
         self._has_become(Health.ONLINE)
         for pending in self._pending:
             if pending.seq > greeting.seq and (was_suspect or pending.reply is None):

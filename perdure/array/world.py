@@ -34,6 +34,8 @@ class World:
     """Of this program; an array that a newer one has mounted is not mounted by it."""
     has_chains: bool = False
     """Whether FLUSHes may rest on acknowledgement chains; weaker than evidence (docs/threat-model.md, section 4)."""
+    freezes: bool = False
+    """Whether an array that is served waits, as long as it takes, when silence would leave fewer than k disks."""
 
     on_change: Callable[[], None] = lambda: None
     """Called when a disk's health has changed."""

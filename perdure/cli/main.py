@@ -33,6 +33,7 @@ from perdure.cli import (
     simulate,
     top,
     up,
+    upgrade,
     upkeep,
 )
 from perdure.errors import Misuse, PerdureError
@@ -61,6 +62,7 @@ for module in (
     events,
     iostat,
     top,
+    upgrade,
     serve,
     doctor,
     disk,

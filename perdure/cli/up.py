@@ -177,7 +177,7 @@ def _show(status: ArrayStatus, directory: Path, *, is_new: bool, as_json: bool) 
     output.result(value, "\n".join(text), as_json=as_json)
     bad = [f"{disk.seat} ({disk.state})" for disk in status.disks if disk.state is not DiskState.ONLINE]
     if bad and status.failure is None:
-        output.note(f"perdure: the array is degraded: seat {', '.join(bad)}. {status.action}")
+        output.note(f"perdure: the array is {status.state}: seat {', '.join(bad)}. {status.action}")
     if status.failure is not None:
         output.note(f"perdure: {status.failure['message']} {status.action}")
     return status.exit_code

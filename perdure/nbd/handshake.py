@@ -58,16 +58,16 @@ class Answer:
 class Handshake:
     """The state that options change: whether replies are structured, and how many options came."""
 
-    def __init__(self, export: Export, *, no_zeroes: bool) -> None:
-        self.structured = False
+    def __init__(self, export: Export, *, no_zeroes: bool, structured: bool = False, options_count: int = 0) -> None:
+        self.structured = structured
+        self.no_zeroes = no_zeroes
+        self.options_count = options_count
         self._export = export
-        self._no_zeroes = no_zeroes
-        self._options_count = 0
 
     def answer(self, option: int, data: bytes) -> Answer:
         """Answer one complete option. Never raises on what a client sent."""
-        self._options_count += 1
-        if self._options_count > wire.OPTION_COUNT_MAX:
+        self.options_count += 1
+        if self.options_count > wire.OPTION_COUNT_MAX:
             return Answer(b"", Then.HANG_UP, f"more than {wire.OPTION_COUNT_MAX} options")
         if option == Option.EXPORT_NAME:
             return self._export_name(data)
@@ -101,7 +101,7 @@ class Handshake:
     def _export_name(self, name: bytes) -> Answer:
         if not self._export.answers_to(name):
             return Answer(b"", Then.HANG_UP, "an export that is not here, by an option that has no error reply")
-        padding = b"" if self._no_zeroes else bytes(124)
+        padding = b"" if self.no_zeroes else bytes(124)
         return Answer(struct.pack(">QH", self._export.size_bytes, self._flags()) + padding, Then.TRANSMIT)
 
     def _info(self, option: int, data: bytes) -> Answer:

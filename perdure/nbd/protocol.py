@@ -23,10 +23,9 @@ Source: doc/proto.md of the NetworkBlockDevice/nbd repository.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from perdure.errors import Misuse
 from perdure.nbd import wire
+from perdure.nbd.carried import Carried, Phase
 from perdure.nbd.events import Close, Event, Flush, Read, Request, Send, Trim, Write, WriteZeroes
 from perdure.nbd.handshake import Export, Handshake, Then
 from perdure.nbd.wire import Error, Option, Rep, option_reply
@@ -43,16 +42,6 @@ _FLAGS_ALLOWED = {
     wire.CMD_TRIM: wire.CMD_FLAG_FUA,
     wire.CMD_WRITE_ZEROES: wire.CMD_FLAG_FUA | wire.CMD_FLAG_NO_HOLE,
 }
-
-
-class Phase(Enum):
-    """Where a connection is; see the module's theory of operation."""
-
-    FLAGS = "waiting for the client's flags"
-    HAGGLING = "options"
-    GOODBYE = "the answer to ABORT is out, Close is next"
-    TRANSMISSION = "requests"
-    CLOSED = "nothing more is taken"
 
 
 class Connection:
@@ -73,6 +62,47 @@ class Connection:
         self._large_filled = 0  # ... and how much of it came
         self._skip = 0  # bytes to drop ...
         self._after_skip: Send | None = None  # ... and what to say then
+
+    # Handing over -----------------------------------------------------------------------------------------
+
+    def carried(self) -> Carried:
+        """Where this connection stands. It must take nothing more, and must not be CLOSED; the buffers are shared."""
+        return Carried(
+            self._phase,
+            self._handshake.no_zeroes,
+            self._handshake.structured,
+            self._handshake.options_count,
+            self._view[self._start : self._end],
+            self._skip,
+            None if self._after_skip is None else self._after_skip.data,
+            self._large,
+            self._large_filled,
+        )
+
+    @classmethod
+    def resumed(cls, export: Export, carried: Carried) -> Connection:
+        """A connection that goes on where `carried` stands; its client was greeted long ago.
+
+        The next step is `next_event`. Raises Misuse for more bytes than a connection can have had.
+        """
+        core = cls(export)
+        core._phase = carried.phase
+        core._handshake = Handshake(
+            export,
+            no_zeroes=carried.no_zeroes,
+            structured=carried.structured,
+            options_count=carried.options_count,
+        )
+        core._end = len(carried.unread)
+        if core._end > BUFFER_BYTES:
+            raise Misuse(f"A client was handed over with {core._end} unread bytes, which no connection has.")
+        core._buffer[: core._end] = carried.unread
+        core._skip = carried.skip
+        core._after_skip = None if carried.after_skip is None else Send(carried.after_skip)
+        core._large, core._large_filled = carried.large, carried.large_filled
+        if core._phase is Phase.TRANSMISSION:
+            core._begin_transmission()
+        return core
 
     # Bytes in ---------------------------------------------------------------------------------------------
 
@@ -160,11 +190,14 @@ class Connection:
         if answer.then is Then.GOODBYE:
             self._phase = Phase.GOODBYE
         elif answer.then is Then.TRANSMIT:
-            self._phase = Phase.TRANSMISSION
-            self._structured = self._handshake.structured
-            if self._structured:
-                self._flags_allowed = _FLAGS_ALLOWED | {wire.CMD_READ: wire.CMD_FLAG_FUA | wire.CMD_FLAG_DF}
+            self._begin_transmission()
         return Send(answer.data)
+
+    def _begin_transmission(self) -> None:
+        self._phase = Phase.TRANSMISSION
+        self._structured = self._handshake.structured
+        if self._structured:
+            self._flags_allowed = _FLAGS_ALLOWED | {wire.CMD_READ: wire.CMD_FLAG_FUA | wire.CMD_FLAG_DF}
 
     def _next_request(self) -> Event | None:
         start = self._start

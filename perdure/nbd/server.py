@@ -2,6 +2,9 @@
 
 NBD has neither encryption nor authentication here: who can connect can read and change the whole disk. A Unix
 socket is made for its owner only (mode 0600); a TCP address should be loopback or lie inside a protected tunnel.
+
+A server can be paused, and carried into another program: its listening socket and its clients' sockets stay open, so
+whoever connects meanwhile waits to be accepted, and whoever asks waits for the answer.
 """
 
 from __future__ import annotations
@@ -17,19 +20,29 @@ from urllib.parse import quote
 
 from perdure.errors import Misuse
 from perdure.nbd.backend import Backend
+from perdure.nbd.carried import Carried
 from perdure.nbd.handshake import Export
-from perdure.nbd.session import Session
+from perdure.nbd.session import CLIENT_DRAIN_SECONDS_MAX, Session
 from perdure.sockets import is_stale
 
 CONNECTIONS_MAX = 64
+PAUSE_POLL_SECONDS = 0.001
 
 _USAGE = "use unix:/path or tcp:host:port"
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class CarriedServer:
+    """A paused server: descriptors of its sockets, which whoever holds this owns, and where each client stands."""
+
+    listener: int
+    clients: tuple[tuple[int, Carried], ...]
+
+
 class NbdServer:
-    """A server that listens; made by `serve`. `address` is in the form that `serve` takes, with the real port."""
+    """A server that listens; made by `serve` or `resume`. `address` is as `serve` takes it, with the real port."""
 
     def __init__(self, backend: Backend, export: Export, address: str, uri: str) -> None:
         self.address = address
@@ -39,16 +52,27 @@ class NbdServer:
         self._sessions: set[Session] = set()
         self._all_ended = asyncio.Event()
         self._closing = False
+        self._socket: socket.socket | None = None  # kept while nobody is accepted, so that those who connect wait
         self._listener: asyncio.Server | None = None
         self._socket_file: _SocketFile | None = None
 
     async def _listen(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+        self._socket = sock
         if sock.family == socket.AF_UNIX:
             self._socket_file = _SocketFile.of(sock.getsockname())
-            self._listener = await loop.create_unix_server(self._new_session, sock=sock)
-        else:
-            self._listener = await loop.create_server(self._new_session, sock=sock)
+        await self._accept()
+
+    async def _accept(self) -> None:
+        """Accept clients; not by `create_unix_server`, which may remove the socket's file when it is closed."""
+        assert self._socket is not None
+        self._listener = await asyncio.get_running_loop().create_server(self._new_session, sock=self._socket.dup())
+
+    async def _adopt(self, fd: int, carried: Carried) -> None:
+        session = Session(self._backend, self._export, self._ended, carried)
+        self._sessions.add(session)
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: session, sock)
 
     def _new_session(self) -> asyncio.BaseProtocol:
         if self._closing or len(self._sessions) >= CONNECTIONS_MAX:
@@ -63,6 +87,41 @@ class NbdServer:
         if self._closing and not self._sessions:
             self._all_ended.set()
 
+    async def pause(self) -> None:
+        """Accept nobody and take no more requests until `resume`; return when all that were taken are answered.
+
+        Waits for the backend as long as it takes, and 10 seconds more for clients that do not read; they are dropped.
+        """
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for session in self._sessions:
+            session.pause()
+        while any(session.is_busy for session in self._sessions):
+            await asyncio.sleep(PAUSE_POLL_SECONDS)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + CLIENT_DRAIN_SECONDS_MAX
+        while (unsent := self._unsent()) and loop.time() < give_up:
+            await asyncio.sleep(PAUSE_POLL_SECONDS)
+        for session in unsent:
+            logger.warning("An NBD client did not read its replies and was disconnected.")
+            session.abort()
+
+    def _unsent(self) -> list[Session]:
+        return [session for session in self._sessions if session.is_unsent]
+
+    async def resume(self) -> None:
+        """Go on after `pause`."""
+        await self._accept()
+        for session in list(self._sessions):
+            session.resume()
+
+    def carried(self) -> CarriedServer:
+        """The paused server, for another program; this one must not be used any more once that one has begun."""
+        assert self._socket is not None
+        clients = tuple(session.carried() for session in self._sessions if not session.is_busy)  # the rest have gone
+        return CarriedServer(os.dup(self._socket.fileno()), clients)
+
     async def close(self) -> None:
         """Stop listening, answer every request already taken, then close the connections. May be called twice.
 
@@ -71,6 +130,8 @@ class NbdServer:
         self._closing = True
         if self._listener is not None:
             self._listener.close()
+        if self._socket is not None:
+            self._socket.close()
         if self._socket_file is not None:
             self._socket_file.remove()
         for session in list(self._sessions):
@@ -93,22 +154,46 @@ async def serve(backend: Backend, *, address: str, export_name: str = "perdure")
     Clients are accepted when this returns. A socket file left behind by a dead server is replaced. Raises
     `Misuse` if the address has another form, is in use or cannot be had, or if the name or size cannot be served.
     """
-    export = Export(export_name.encode(), b"Perdure array", backend.size_bytes)
+    export = _export(backend, export_name)
     kind, _, place = address.partition(":")
-    quoted = quote(export_name, safe="")
     if kind == "unix" and place:
-        path = os.path.abspath(place)
-        sock = _bind_unix(path)
-        server = NbdServer(backend, export, f"unix:{path}", f"nbd+unix:///{quoted}?socket={quote(path)}")
+        sock = _bind_unix(os.path.abspath(place))
     elif kind == "tcp":
         sock = await _bind_tcp(place)
-        host, port = sock.getsockname()[:2]
-        netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        server = NbdServer(backend, export, f"tcp:{netloc}", f"nbd://{netloc}/{quoted}")
     else:
         raise Misuse(f"'{address}' is not an address to serve NBD at; {_USAGE}.")
+    server = _server(backend, export, sock)
     await server._listen(sock)
     return server
+
+
+async def resume(backend: Backend, carried: CarriedServer, *, export_name: str = "perdure") -> NbdServer:
+    """Go on with a server that another program has paused: its address, its clients, whatever they have sent.
+
+    Raises `Misuse` when a client's state is none that a connection can have.
+    """
+    sock = socket.socket(fileno=carried.listener)
+    sock.setblocking(False)
+    server = _server(backend, _export(backend, export_name), sock)
+    for fd, client in carried.clients:
+        await server._adopt(fd, client)
+    await server._listen(sock)
+    return server
+
+
+def _export(backend: Backend, name: str) -> Export:
+    return Export(name.encode(), b"Perdure array", backend.size_bytes)
+
+
+def _server(backend: Backend, export: Export, sock: socket.socket) -> NbdServer:
+    """A server that will listen at a bound socket."""
+    name = quote(export.name, safe="")
+    if sock.family == socket.AF_UNIX:
+        path = sock.getsockname()
+        return NbdServer(backend, export, f"unix:{path}", f"nbd+unix:///{name}?socket={quote(path)}")
+    host, port = sock.getsockname()[:2]
+    netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return NbdServer(backend, export, f"tcp:{netloc}", f"nbd://{netloc}/{name}")
 
 
 # Unix sockets ---------------------------------------------------------------------------------------------

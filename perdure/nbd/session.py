@@ -4,6 +4,9 @@ Requests run at once and are answered as they finish. At most 128 of them and 64
 per connection; then nothing more is read until some are answered. A client that does not read its replies stops
 being read, so at most as much again waits for it. A client that is leaving has ten seconds to read the last of it.
 
+A session can be paused: then it takes nothing more, and once all that it took is answered it can be carried into
+another program, which goes on with the same socket. The client sees nothing but the wait.
+
 How work is scheduled: a read nearly always waits for disks, so it gets a task at once, and those that arrived together
 start in the same turn of the loop, together. The other requests go to a queue, and one worker task takes them one
 after another; before it awaits the backend with others still queued, it asks for a successor. So a backend that takes
@@ -15,12 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from perdure.errors import Corrupt, Fenced, Misuse, PerdureError
 from perdure.nbd.backend import Backend, Buffer
+from perdure.nbd.carried import Carried
 from perdure.nbd.events import Close, Flush, Read, Request, Send, Trim, Write, WriteZeroes
 from perdure.nbd.handshake import Export
 from perdure.nbd.protocol import Connection
@@ -37,11 +42,21 @@ logger = logging.getLogger(__name__)
 
 
 class Session(asyncio.BufferedProtocol):
-    """Serves `backend` to one client; `on_end(self)` is called once when the socket is closed and all is answered."""
+    """Serves `backend` to one client; `on_end(self)` is called once when the socket is closed and all is answered.
 
-    def __init__(self, backend: Backend, export: Export, on_end: Callable[[Session], None]) -> None:
+    With `carried` it goes on with a client that another program has greeted.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        export: Export,
+        on_end: Callable[[Session], None],
+        carried: Carried | None = None,
+    ) -> None:
         self._backend = backend
-        self._core = Connection(export)
+        self._is_new = carried is None
+        self._core = Connection(export) if carried is None else Connection.resumed(export, carried)
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -54,6 +69,7 @@ class Session(asyncio.BufferedProtocol):
         self._send_planned = False
         self._reading = True
         self._client_is_slow = False
+        self._paused = False
         self._ending = False
         self._connected = True
         self._deadline: asyncio.TimerHandle | None = None
@@ -61,10 +77,16 @@ class Session(asyncio.BufferedProtocol):
     # What the transport calls -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet the client."""
+        """Greet the client, or go on with what it had sent to another program."""
+        if not self._is_new:
+            # Before anything more is received: the buffer may be full. A loop starts to read only after this call, so
+            # whether it shall is told to it in the next turn.
+            self._take_events()
+            self._loop.call_soon(self._take_events)
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        self._transport.write(self._core.greeting)
+        if self._is_new:
+            self._transport.write(self._core.greeting)
         if self._ending:  # the server began to close between the accept and this call
             self._end_if_idle()
 
@@ -110,6 +132,37 @@ class Session(asyncio.BufferedProtocol):
         self._set_reading(False)
         self._end_if_idle()
 
+    def pause(self) -> None:
+        """Take no more requests until `resume`; those taken are answered meanwhile."""
+        self._paused = True
+        self._set_reading(False)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        self._take_events()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something that was asked for is not yet answered, or it begins or ends."""
+        is_between = self._transport is None or self._transport.is_closing() or self._ending
+        return bool(is_between or self._in_flight or self._replies or self._send_planned)
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether answers wait for the client to read."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def abort(self) -> None:
+        """Drop the client, and what it did not read."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def carried(self) -> tuple[int, Carried]:
+        """A descriptor of the client's socket, the caller's own, and where its connection stands: paused, not busy."""
+        assert self._transport is not None
+        return os.dup(self._transport.get_extra_info("socket").fileno()), self._core.carried()
+
     # Requests in ------------------------------------------------------------------------------------------
 
     def _take_events(self) -> None:
@@ -142,6 +195,7 @@ class Session(asyncio.BufferedProtocol):
             self._in_flight >= REQUESTS_IN_FLIGHT_MAX
             or self._held_bytes > _HELD_BYTES_TO_TAKE
             or self._client_is_slow
+            or self._paused
             or self._ending
         )
 

@@ -57,6 +57,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class WhenTooFew(StrEnum):
+    """What happens when silence would leave fewer than k disks: the array ends, or waits for disks to be back."""
+
+    FAIL = "fail"
+    FREEZE = "freeze"
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySection:
     """Which array. `array_id` is None until `create` has made one; k is `threshold`, n is `disks`."""
@@ -81,6 +88,7 @@ class ServeSection:
     acknowledgements: Acknowledgements
     http: str | None = None
     """`HOST:PORT` of the page and the metrics; None for none."""
+    when_too_few_disks: WhenTooFew = WhenTooFew.FAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +208,9 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "dead-after-ms": _count,
             "answer-ms-max": _count,
             "http": host_and_port,
+            "when-too-few-disks": _when_too_few,
         },
-        optional={"acknowledgements", "http"},
+        optional={"acknowledgements", "http", "when-too-few-disks"},
     )
     return Config(
         path=path,
@@ -224,6 +233,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             serve["answer-ms-max"],
             serve.get("acknowledgements", Acknowledgements.EVIDENCE),
             serve.get("http"),
+            serve.get("when-too-few-disks", WhenTooFew.FAIL),
         ),
         spares=spares,
         repair=RepairSection(repair.get("scrub-every"), repair.get("scrub-rate"), repair.get("replace-rate")),
@@ -317,6 +327,10 @@ def _attest(value: object) -> Attest:
 
 def _acknowledgements(value: object) -> Acknowledgements:
     return _one_of(Acknowledgements, value)
+
+
+def _when_too_few(value: object) -> WhenTooFew:
+    return _one_of(WhenTooFew, value)
 
 
 def _one_of(kinds: type[_E], value: object) -> _E:

@@ -56,6 +56,7 @@ _TYPES: Final[Mapping[str, type]] = {
 _REQUESTS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "status": (frozenset(), frozenset()),
     "stop": (frozenset(), frozenset()),
+    "upgrade": (frozenset(), frozenset()),
     "replace": (frozenset({"seat"}), frozenset({"address", "bytes_per_s_max"})),
     "rejoin": (frozenset({"seat"}), frozenset({"bytes_per_s_max"})),
     "scrub": (frozenset(), frozenset({"bytes_per_s_max"})),
@@ -111,32 +112,46 @@ def error_from_json(value: Mapping[str, Any]) -> PerdureError:
 
 
 class ControlServer:
-    """Answers on a Unix socket from `listen` until `close`."""
+    """Answers on a Unix socket from `listen` until `pause` or `close`."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the path; raises Misuse when another program answers there. Nobody is answered before `listen`."""
+    def __init__(self, path: Path, inherited: int | None = None) -> None:
+        """Take the path, or the socket that listens there already; raises Misuse when another program answers there.
+
+        Nobody is answered before `listen`.
+        """
         self._path = path
-        self._socket = _bind(path)
+        self._socket = _bind(path) if inherited is None else socket.socket(fileno=inherited)
+        self._socket.setblocking(False)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     async def listen(self, handler: Handler) -> None:
-        """Begin to answer."""
+        """Begin to answer, or go on with another handler."""
         self._handler = handler
-        self._server = await asyncio.start_unix_server(self._client, sock=self._socket, limit=REQUEST_BYTES_MAX)
+        if self._server is None:
+            sock = self._socket.dup()
+            self._server = await asyncio.start_server(self._client, sock=sock, limit=REQUEST_BYTES_MAX)
+
+    async def pause(self) -> None:
+        """Let the answers under way go out, then drop the clients. Whoever connects waits until `listen`."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=1)
+        for client in self._clients:
+            client.cancel()
+
+    def carried(self) -> int:
+        """A descriptor of the socket that listens, the caller's own, for the program that comes after this one."""
+        return os.dup(self._socket.fileno())
 
     async def close(self) -> None:
         """Let the answers under way go out, then drop everything and remove the file."""
         with suppress(FileNotFoundError):
             self._path.unlink()
-        if self._server is None:
-            self._socket.close()
-            return
-        self._server.close()
-        if self._clients:
-            await asyncio.wait(self._clients, timeout=1)
-        for client in self._clients:
-            client.cancel()
+        await self.pause()
+        self._socket.close()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -193,7 +208,6 @@ def _bind(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise Misuse(f"The control socket {path} cannot be made ({error}); nothing was started.") from None
-    listener.setblocking(False)
     return listener
 
 

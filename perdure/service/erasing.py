@@ -68,6 +68,11 @@ class Erasing:
         logger.info("erased %d bytes from %d; receipt in %s", length, offset, path)
         return _to_json(erased, path)
 
+    async def finish(self) -> None:
+        """Return when nothing is being erased."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def stop(self) -> None:
         """Let go of what runs."""
         for task in self._tasks:

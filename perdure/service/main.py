@@ -3,6 +3,10 @@
 When the array fails while it runs (fenced, too few disks, a fork), the service stays: NBD requests fail, `status`
 says why, the log says so loudly. It never mounts again by itself: that is a decision for whoever runs it. The log
 goes to standard error, one line an event; no key is ever in it.
+
+SIGHUP, and the request `upgrade`, put the program that is installed now in the place of this one (`service.upgrade`).
+A program that comes after another mounts patiently, since clients wait for it. Where standard input is a terminal,
+SIGHUP means that the terminal is gone, and stops the program.
 """
 
 from __future__ import annotations
@@ -12,33 +16,28 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import uvloop
 
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
-from perdure.array.history import History
-from perdure.array.session import Proof
-from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.errors import Fork, Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
-from perdure.nbd.server import NbdServer
+from perdure.nbd.server import resume as resume_nbd
 from perdure.nbd.server import serve as serve_nbd
-from perdure.service import artefacts, http, processes
-from perdure.service.automatic import Automatic
+from perdure.service import artefacts, processes
 from perdure.service.collateral import CollateralFolder
-from perdure.service.config import Acknowledgements, Attest, Config
+from perdure.service.config import Acknowledgements, Attest, Config, WhenTooFew
 from perdure.service.control import ControlServer, Request
-from perdure.service.erasing import Erasing
-from perdure.service.events import EventLog, Kind, Level
+from perdure.service.handover import Handover
 from perdure.service.metered import Metered
-from perdure.service.observe import Surroundings, observe
-from perdure.service.repair import Repairs
+from perdure.service.notify import Notifier
+from perdure.service.service import Service
 from perdure.service.status import ArrayStatus
-from perdure.service.verification import verify
-from perdure.service.views import Views
-from perdure.service.watch import Watcher
-from perdure.service.webhook import Webhook
+
+RETRY_S: Final = 1.0
+"""How long a program that comes after another waits before it tries to mount again."""
 
 logger = logging.getLogger("perdure")
 _T = TypeVar("_T")
@@ -57,6 +56,7 @@ def settings_of(config: Config) -> Settings:
         collateral=(lambda: NONE) if config.collateral is None else CollateralFolder(config.collateral),
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
         acknowledgement_chains=config.serve.acknowledgements is Acknowledgements.CHAINS,
+        freezes=config.serve.when_too_few_disks is WhenTooFew.FREEZE,
     )
 
 
@@ -76,39 +76,149 @@ def require_id(config: Config) -> bytes:
     return wanted
 
 
-def run(config: Config, on_ready: OnReady) -> int:
+def run(config: Config, on_ready: OnReady, inherited: Handover | None = None) -> int:
     """Serve until SIGTERM, SIGINT or a `stop` request; return the exit code. Raises PerdureError if it cannot start.
 
-    `on_ready` is called once, when clients can connect. Only one main program runs for one directory.
+    `on_ready` is called once, when clients can connect. Only one main program runs for one directory. `inherited` is
+    what the program before this one has left in the same process.
     """
     busy = f"A main program runs in {config.directory} already; nothing was started. `perdure status` shows it."
-    with processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy):
+    if inherited is not None:
+        lock = processes.kept(inherited.lock)
+    else:
+        lock = processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy)
+    with lock as lock_fd:
         array_id, settings = require_id(config), settings_of(config)
         processes.remember(config.directory / artefacts.MAIN_PROCESS_FILE, os.getpid())
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_main(config, settings, array_id, on_ready))
+                return runner.run(_Main(config, settings, array_id, on_ready, lock_fd, inherited).run())
         finally:
             (config.directory / artefacts.MAIN_PROCESS_FILE).unlink(missing_ok=True)
 
 
-async def _main(config: Config, settings: Settings, array_id: bytes, on_ready: OnReady) -> int:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    control, news = ControlServer(config.serve.control), asyncio.Event()
-    try:
-        host = Host(settings, on_change=news.set)
+class _Main:
+    """One run of the main program."""
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        array_id: bytes,
+        on_ready: OnReady,
+        lock: int,
+        inherited: Handover | None,
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._array_id = array_id
+        self._on_ready = on_ready
+        self._lock = lock
+        self._inherited = inherited
+        self._stopping = asyncio.Event()
+        self._notifier = Notifier(os.environ)
+        self._service: Service | None = None
+        self._news = asyncio.Event()
+        """Happens when a disk's health has changed."""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._stopping.set if os.isatty(0) else self._upgrade)
+        feeder = asyncio.ensure_future(self._feed_watchdog())
+        listening = None if self._inherited is None else self._inherited.control
+        control = ControlServer(self._config.serve.control, listening)
         try:
-            array = await _unless(stopping, _mount(host, array_id, config))
-            if array is None:
+            mounted = await self._mounted(control)
+            if mounted is None:
                 logger.info("stopped before the array was mounted; nothing was changed that the next mount needs")
                 return 0
-            return await _serve(config, host, array, control, stopping, on_ready, news)
+            host, array = mounted
+            try:
+                return await self._serve(host, array, control)
+            finally:
+                await host.close()
         finally:
-            await host.close()
-    finally:
-        await control.close()
+            feeder.cancel()
+            self._notifier.stopping()
+            await control.close()
+
+    def _upgrade(self) -> None:
+        if self._service is not None:  # else there is no array yet, and nothing that could be settled
+            self._service.upgrade.on_signal()
+
+    async def _mounted(self, control: ControlServer) -> tuple[Host, Array] | None:
+        """A mounted array, or None when the stop comes first. After another program it is tried again and again."""
+        while True:
+            host = Host(self._settings, on_change=self._news.set)
+            try:
+                array = await _unless(self._stopping, _mount(host, self._array_id, self._config))
+            except PerdureError as error:
+                await host.close()
+                if self._inherited is None or error.exit_code == Fork.exit_code or isinstance(error, Misuse):
+                    raise
+                await self._wait_to_retry(control, error)
+                continue
+            except BaseException:
+                await host.close()
+                raise
+            if array is None:
+                await host.close()
+                return None
+            return host, array
+
+    async def _wait_to_retry(self, control: ControlServer, error: PerdureError) -> None:
+        logger.critical("UPGRADED, BUT THE ARRAY CANNOT BE MOUNTED YET, AND CLIENTS WAIT; trying again: %s", error)
+        self._notifier.waiting(f"upgraded; clients wait, the array cannot be mounted yet: {error}")
+
+        async def answer(request: Request) -> Mapping[str, Any]:
+            if request.do == "stop":
+                self._stopping.set()
+                return {"stopped": True}
+            raise Unavailable(
+                f"The main program was upgraded and cannot mount the array yet; clients wait, nothing that was flushed "
+                f"is lost, and it tries again until it is told to stop. What is wrong: {error}"
+            )
+
+        await control.listen(answer)
+        await _unless(self._stopping, asyncio.sleep(RETRY_S))
+
+    async def _feed_watchdog(self) -> None:
+        """As long as this loop turns, and the engine with it: one that has failed, and says so, need not."""
+        period_s, before = self._notifier.watchdog_s, -1
+        while period_s is not None:
+            await asyncio.sleep(period_s)
+            array = None if self._service is None else self._service.array
+            ticks = 0 if array is None else array.tick_count
+            if array is None or array.committer.failure is not None or ticks != before:
+                self._notifier.feed()
+            before = ticks
+
+    async def _serve(self, host: Host, array: Array, control: ControlServer) -> int:
+        inherited, requests = self._inherited, Metered(array)
+        try:
+            if inherited is None:
+                nbd = await serve_nbd(requests, address=self._config.serve.listen)
+            else:
+                nbd = await resume_nbd(requests, inherited.nbd)
+        except PerdureError:
+            await array.close()
+            raise
+        service = self._service = Service(
+            self._config, host, array, requests, nbd, control, self._stopping, self._news, self._notifier, self._lock
+        )
+        if inherited is not None:
+            service.follow(inherited)
+        await control.listen(service.handle)
+        logger.info("serving %s", nbd.uri)
+        await service.show(self._config.serve.http)
+        if array.has_chains:
+            logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
+        self._on_ready(service.status())
+        await self._stopping.wait()
+        self._notifier.stopping()
+        return await service.stop()
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -137,204 +247,3 @@ async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
     for stray in array.opened.strays:
         logger.warning("not used: %s: %s", stray.address, stray.why)
     return array
-
-
-async def _serve(
-    config: Config,
-    host: Host,
-    array: Array,
-    control: ControlServer,
-    stopping: asyncio.Event,
-    on_ready: OnReady,
-    news: asyncio.Event,
-) -> int:
-    requests = Metered(array)
-    try:
-        nbd = await serve_nbd(requests, address=config.serve.listen)
-    except PerdureError:
-        await array.close()
-        raise
-    service = Service(config, host, array, nbd, requests, stopping, news)
-    await control.listen(service.handle)
-    logger.info("serving %s", nbd.uri)
-    await service.show(config.serve.http)
-    if array.has_chains:
-        logger.warning("FLUSHes rest on acknowledgement chains: weaker than evidence, as `perdure status` says")
-    on_ready(service.status())
-    await stopping.wait()
-    return await service.stop()
-
-
-class Service:
-    """A mounted array with its faces. Made, it watches until `stop`."""
-
-    def __init__(
-        self,
-        config: Config,
-        host: Host,
-        array: Array,
-        nbd: NbdServer,
-        requests: Metered,
-        stopping: asyncio.Event,
-        news: asyncio.Event,
-    ) -> None:
-        self._config = config
-        self._host = host
-        self._array = array
-        self._nbd = nbd
-        self._requests = requests
-        self._started_ms = host.runtime.now_ms()
-        webhook = None if config.tell.webhook is None else Webhook(config.tell.webhook)
-        self._events = EventLog(History(array), webhook, host.runtime.unix_ms)
-        self._repairs = Repairs(config, host, array)
-        self._automatic = Automatic(config, self._repairs, self._events)
-        self._erasing = Erasing(array)
-        self._stopping = stopping
-        self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
-        first = self.status()
-        self._watcher = Watcher(self._events, first, self._proof_of, news)
-        self._watcher.mounted(first)
-        self._watching = asyncio.ensure_future(self._watcher.run(self._look))
-        self._http: http.HttpServer | None = None
-
-    async def show(self, place: str | None) -> None:
-        """Serve the page and the metrics at HOST:PORT. The array serves without them too, so a failure is only said."""
-        if place is None:
-            return
-        try:
-            self._http = await http.listen(place, Views(self.status, self._events.since))
-        except Misuse as error:
-            logger.error("%s", error)  # noqa: TRY400  (no defect, so no traceback)
-            return
-        logger.info("the page is at %s", self._http.url)
-
-    def status(self) -> ArrayStatus:
-        """The array as it is now."""
-        repairs, runtime = self._repairs, self._host.runtime
-        around = Surroundings(
-            name=self._config.directory.name,
-            zones=dict(zip(repairs.addresses, self._config.zones, strict=False)),
-            meters={channel.address: channel.meter for channel in self._host.channels},
-            uptime_ms=runtime.now_ms() - self._started_ms,
-            requests=self._requests.to_json(),
-            evidence=self._host.verifier.meter.to_json(),
-            spares=tuple(self._automatic.spares),
-            events_last=self._events.last,
-            scrubbed_unix_ms=self._automatic.scrubbed_unix_ms(),
-        )
-        return observe(self._array, repairs.addresses, runtime.now_ms(), self._nbd.uri, repairs.look(), around)
-
-    def _look(self) -> ArrayStatus:
-        """The same for the watcher; what is due is begun."""
-        self._repairs.note()
-        status = self.status()
-        if not self._stopping.is_set():
-            self._automatic.look(status, self._host.runtime.unix_ms())
-        return status
-
-    def _proof_of(self, instance: str) -> Proof | None:
-        session = self._array.members.sessions.get(bytes.fromhex(instance))
-        return None if session is None else session.proof
-
-    # Requests ---------------------------------------------------------------------------------------------
-
-    async def handle(self, request: Request) -> Mapping[str, Any]:
-        """One control request. `stop` answers when all is home, `erase` when it is witnessed; or what prevented it."""
-        match request.do:
-            case "status":
-                return self.status().to_json()
-            case "events":
-                events = [event.to_json() for event in self._events.since(request.since or 0)]
-                return {"events": events, "not_kept": self._events.failure}
-            case "event":
-                return await self._event(request.number or 0)
-            case "stop":
-                return await self._stop_asked()
-        if self._stopping.is_set():
-            raise Unavailable("The main program is being stopped; nothing was done. Ask again once it serves.")
-        return await self._work(request)
-
-    async def _event(self, number: int) -> Mapping[str, Any]:
-        event, attached = await self._events.find(number)
-        proofs = [
-            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()}
-            for one in attached
-        ]
-        return {**event.to_json(), "evidence": proofs}
-
-    async def _stop_asked(self) -> Mapping[str, Any]:
-        logger.info("told to stop")
-        self._stopping.set()
-        error = await asyncio.shield(self._stopped)
-        if error is not None:
-            raise error
-        return {"stopped": True}
-
-    async def _work(self, request: Request) -> Mapping[str, Any]:
-        if request.do == "verify":
-            return await verify(self._array, self._host.runtime)
-        where = "" if request.seat is None else f" of seat {request.seat}"
-        self._events.note(Kind.COMMAND, Level.INFO, f"asked for: {request.do}{where}", seat=request.seat)
-        match request.do:
-            case "offline":
-                return await self._offline(request.seat)
-            case "clear":
-                return self._clear(request.seat)
-            case "erase":
-                return await self._erase(request)
-        return self._repairs.start(request)
-
-    async def _offline(self, seat: int | None) -> Mapping[str, Any]:
-        assert seat is not None
-        try:
-            await self._array.take_offline(seat)
-        except Misuse as error:
-            raise Misuse(f"The disk cannot be taken offline: {error}.") from None
-        return {"seat": seat, "offline": True}
-
-    def _clear(self, seat: int | None) -> Mapping[str, Any]:
-        for at, instance in enumerate(self._array.members.roster.seats):
-            if instance is not None and seat in (None, at):
-                self._array.members.errors.pop(instance, None)
-        if seat is None:
-            self._repairs.forget()
-        return {"cleared": True}
-
-    async def _erase(self, request: Request) -> Mapping[str, Any]:
-        done = await self._erasing.erase(request)
-        message = f"erased {request.length} bytes from {request.offset}; receipt in {request.receipt}"
-        self._events.note(Kind.ERASE, Level.INFO, message)
-        return done
-
-    # The end ----------------------------------------------------------------------------------------------
-
-    async def stop(self) -> int:
-        """Let repairs be, answer what NBD clients asked, flush, bring all home, let go; return the exit code."""
-        error = await self._close()
-        self._stopped.set_result(error)
-        if error is None:
-            logger.info("stopped; everything written is on the disks")
-            return 0
-        logger.error("stopped, but not cleanly: %s", error)
-        return error.exit_code
-
-    async def _close(self) -> PerdureError | None:
-        if self._http is not None:
-            await self._http.close()
-        await self._repairs.stop()
-        await self._erasing.stop()
-        await self._nbd.close()
-        self._watcher.compare(self.status())
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
-        self._events.note(Kind.ARRAY, Level.INFO, "the main program stops", state="exported")
-        await self._events.settle()
-        await self._events.stop()
-        if self._array.committer.failure is None:
-            try:
-                await self._array.close()
-            except PerdureError as error:
-                return error
-        else:
-            self._array.abandon()
-        return self._array.committer.failure

@@ -53,7 +53,7 @@ def observe(
     alive_count = sum(disk.state in IN_USE for disk in disks)
     failure, shape = array.committer.failure, array.geometry
     survives = max(0, alive_count - shape.k) if failure is None else 0
-    state = _state(failure, disks)
+    state = _state(failure, disks, is_suspended=array.is_suspended)
     version = array.members.roster.version
     return ArrayStatus(
         array_id=array.array_id.hex(),
@@ -101,11 +101,13 @@ def _placed(disk: DiskStatus, around: Surroundings) -> DiskStatus:
     )
 
 
-def _state(failure: PerdureError | None, disks: Sequence[DiskStatus]) -> State:
+def _state(failure: PerdureError | None, disks: Sequence[DiskStatus], *, is_suspended: bool = False) -> State:
     if isinstance(failure, Fenced):
         return State.FENCED
     if failure is not None:
         return State.FORKED if failure.exit_code == Fork.exit_code else State.UNUSABLE
+    if is_suspended:
+        return State.SUSPENDED
     return State.ONLINE if all(disk.state is DiskState.ONLINE for disk in disks) else State.DEGRADED
 
 
@@ -233,6 +235,12 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
             return (
                 f"Everything flushed is safe, but one more loss closes the array for good. {first}Copy what matters "
                 "elsewhere meanwhile, for instance with `nbdcopy`."
+            )
+        case State.SUSPENDED:
+            return (
+                "Nothing is lost, and nothing goes on: requests wait until enough disks answer again. Make the silent "
+                "ones reachable. If they have ended, what they held is gone: stop this main program with `perdure "
+                "export` or `perdure down`; requests then fail, and what was not flushed is lost."
             )
         case State.UNUSABLE:
             return (

@@ -139,15 +139,18 @@ def last_line(log: Path) -> str:
 
 
 @contextmanager
-def locked(directory: Path, *, name: str = LOCK_FILE, wait_s: float = LOCK_WAIT_S, busy: str = "") -> Iterator[None]:
-    """Hold the directory's lock. Raises Misuse with `busy` when another holds it for longer than `wait_s`."""
+def locked(directory: Path, *, name: str = LOCK_FILE, wait_s: float = LOCK_WAIT_S, busy: str = "") -> Iterator[int]:
+    """Hold the directory's lock; its descriptor comes with it.
+
+    Raises Misuse with `busy` when another holds it for longer than `wait_s`.
+    """
     path, give_up = directory / name, time.monotonic() + wait_s
     while True:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if _try_lock(fd) and _is_still(path, fd):
-                yield
+                yield fd
                 return
         finally:
             os.close(fd)
@@ -158,6 +161,15 @@ def locked(directory: Path, *, name: str = LOCK_FILE, wait_s: float = LOCK_WAIT_
                 " Wait for it to end, then try again."
             )
         time.sleep(_RETRY_S)
+
+
+@contextmanager
+def kept(fd: int) -> Iterator[int]:
+    """Go on holding a lock that another program has taken in this process."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -70,7 +70,7 @@ class Repairs:
 
     # Asking -----------------------------------------------------------------------------------------------
 
-    def start(self, request: Request) -> Mapping[str, Any]:
+    def start(self, request: Request, known_as: str | None = None) -> Mapping[str, Any]:
         """Begin what is asked for, or find it running: `{"id", "attached"}`. Raises Misuse, or what ended the mount."""
         self._array.committer.require_working()
         verb, limit = Verb(request.do), request.bytes_per_s_max
@@ -92,6 +92,7 @@ class Repairs:
             runtime.unix_ms(),
             wrong_before={instance: errors.checksum for instance, errors in counted.items()},
         )
+        work.id = known_as or work.id
         self._works[request.seat] = work
         work.task = asyncio.ensure_future(self._run(work))
         return {"id": work.id, "attached": False}
@@ -264,6 +265,29 @@ class Repairs:
         for work in self._works.values():
             if not work.state.is_over:  # cancelled before its first step
                 work.state, work.ended_ms = RepairState.STOPPED, self._host.runtime.now_ms()
+
+    def unfinished(self) -> list[dict[str, Any]]:
+        """What `stop` has cut short, as control requests with the `id` that each is known by."""
+        return [
+            {
+                "id": work.id,
+                "do": str(work.verb),
+                "seat": work.seat,
+                "address": work.address or None,
+                "bytes_per_s_max": work.bytes_per_s_max,
+            }
+            for work in self._works.values()
+            if work.state is RepairState.STOPPED
+        ]
+
+    def go_on(self, unfinished: Sequence[Mapping[str, Any]]) -> None:
+        """Begin again what was `unfinished`, in this program or in the one before it; log what cannot begin."""
+        for work in unfinished:
+            request = {name: value for name, value in work.items() if name != "id"}
+            try:
+                self.start(Request(**request), work["id"])
+            except PerdureError as error:
+                logger.warning("%s does not go on: %s", work["do"], error)
 
     def _can_be_cancelled(self, work: _Work) -> bool:
         return not work.is_joining or 0 < work.progress.done < work.progress.total

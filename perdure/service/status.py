@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from perdure import RELEASE, __version__
 from perdure.errors import Fork, Misuse
 
 VERSION: Final = 5
@@ -29,7 +30,8 @@ class State(StrEnum):
     @property
     def exit_code(self) -> int:
         """0 healthy, 1 degraded, 2 unusable, 3 evidence of rollback or cloning."""
-        return {State.ONLINE: 0, State.DEGRADED: 1, State.UNUSABLE: 2}.get(self, Fork.exit_code)
+        codes = {State.ONLINE: 0, State.DEGRADED: 1, State.SUSPENDED: 2, State.UNUSABLE: 2}
+        return codes.get(self, Fork.exit_code)
 
 
 class DiskState(StrEnum):
@@ -177,6 +179,13 @@ class ArrayStatus:
     """The number of the last event; `perdure events` shows them."""
     scrubbed_unix_ms: int | None = None
     """When the last whole scrub ended, as far as the history tells."""
+    program: str = __version__
+    """The main program's version, and its release, which never goes back."""
+    release: int = RELEASE
+    upgrades: int = 0
+    """How often the program has been replaced in its process."""
+    upgrade_error: Mapping[str, Any] | None = None
+    """Why the last upgrade that was begun did not happen."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -133,6 +133,7 @@ attest = "flush"                  # "every-read": evidence with every read too; 
 {acknowledgements:33} # "chains", if the policy allows it: faster, and weaker (docs/threat-model.md)
 {dead_after_ms:33} # a disk silent for this long is voted off; writes wait so long
 answer-ms-max = 5000              # how long one answer may take before the connection is tried anew
+# when-too-few-disks = "freeze"    # wait for disks that are silent, however long, rather than fail ("fail")
 {http:33} # a page to look at, /metrics, /healthz, /readyz; read-only; shows no data and no key
 
 [repair]

@@ -20,7 +20,7 @@ SCRUBBED: Final = "scrubbed"
 """The state of the event by which a whole scrub has ended."""
 _BY_EVIDENCE = (DiskState.ONLINE, DiskState.BLANK, DiskState.CLONE, DiskState.ROLLBACK)
 """States that a disk's own evidence has shown."""
-_FORKED = (State.FORKED, State.FENCED)
+_LOUD = (State.FORKED, State.FENCED, State.SUSPENDED)
 
 
 class Watcher:
@@ -33,7 +33,7 @@ class Watcher:
         self._events = events
         self._proof_of = proof_of
         self._disks = {disk.seat: disk for disk in first.disks}
-        self._standing = first.state, first.losses_survived
+        self._standing = _standing(first)
         self._repairs = {repair.id: repair.state for repair in first.repairs}
         self._news = news
 
@@ -57,9 +57,10 @@ class Watcher:
             self._compare_disk(disk)
         for repair in status.repairs:
             self._compare_repair(repair)
-        if (status.state, status.losses_survived) != self._standing:
-            self._standing = status.state, status.losses_survived
-            self._note_standing(status)
+        before, now = self._standing, _standing(status)
+        if now != before:
+            self._standing = now
+            self._note_standing(status, before[0])
 
     def _compare_disk(self, disk: DiskStatus) -> None:
         before = self._disks[disk.seat]
@@ -99,14 +100,23 @@ class Watcher:
         state = SCRUBBED if is_scrubbed else None
         self._events.note(Kind.REPAIR, level, f"{what} {how}", seat=repair.seat, state=state)
 
-    def _note_standing(self, status: ArrayStatus) -> None:
+    def _note_standing(self, status: ArrayStatus, before: State) -> None:
         if status.failure is not None:
             message = f"THE ARRAY HAS STOPPED ({status.state}): {status.failure['message']}"
+        elif status.state is State.SUSPENDED:
+            message = f"THE ARRAY IS SUSPENDED: fewer than {status.k} disks answer; everything waits for them"
+        elif before is State.SUSPENDED:
+            message = f"the array is {status.state} again: enough disks answer, and what waited goes on"
         else:
             survived = (
                 f"{status.losses_survived} more {'loss is' if status.losses_survived == 1 else 'losses are'} survived"
             )
             message = f"the array is {status.state} {status.summary}: {survived}"
         quiet = Level.INFO if status.state is State.ONLINE else Level.WARNING
-        is_loud = status.failure is not None or status.state in _FORKED
+        is_loud = status.failure is not None or status.state in _LOUD
         self._events.note(Kind.ARRAY, Level.CRITICAL if is_loud else quiet, message, state=status.state)
+
+
+def _standing(status: ArrayStatus) -> tuple[State, int | None]:
+    """What is worth an event when it changes; while all waits for disks, it does not matter how many are left."""
+    return status.state, None if status.state is State.SUSPENDED else status.losses_survived

@@ -36,12 +36,14 @@ class SimArray:
         dead_after_ms: int = 1000,
         *,
         has_chains: bool = False,
+        freezes: bool = False,
     ) -> None:
         self.loop = Loop(seed)
         self.geometry = Geometry(k, n, sectors)
         self.authority = Authority(KEY)
         self.dead_after_ms = dead_after_ms
         self.has_chains = has_chains
+        self.freezes = freezes
         self.disks: list[SimDisk | None] = [self.new_disk() for _ in range(n)]
         self.channels: list[SimChannel] = []
         self.array: Array | None = None
@@ -52,7 +54,14 @@ class SimArray:
         return SimDisk(self.loop, authority or self.authority.public_key, self.geometry.disk_bytes)
 
     def world(self) -> World:
-        return World(self.authority, FastEvidence(), self.loop, self.dead_after_ms, has_chains=self.has_chains)
+        return World(
+            self.authority,
+            FastEvidence(),
+            self.loop,
+            self.dead_after_ms,
+            has_chains=self.has_chains,
+            freezes=self.freezes,
+        )
 
     def new_channels(self) -> list[SimChannel]:
         return [SimChannel(self.loop, f"disk-{at}", lambda at=at: self.disks[at]) for at in range(len(self.disks))]

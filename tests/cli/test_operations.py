@@ -167,6 +167,19 @@ def test_unusable_too_few_disks(rig):
     assert saved[-1]["message"].startswith("THE ARRAY HAS STOPPED (unusable)")
 
 
+def test_suspended_everything_waits_for_disks(own):
+    prepare(own, serve='when-too-few-disks = "freeze"')
+    up(own)
+    for seat in (0, 2, 3):
+        own.pause_disk(seat)
+    wait_for_event(own, "THE ARRAY IS SUSPENDED")
+    for seat in (0, 2, 3):
+        own.resume_disk(seat)
+    own.wait_for(lambda status: status["state"] == "online")
+    follow(own, "SUSPENDED: everything waits for disks")
+    require_healthy(own)
+
+
 def test_events_are_not_kept(rig):
     stop_by_silence(rig)
     follow(rig, "Events are not kept")

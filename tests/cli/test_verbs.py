@@ -51,6 +51,7 @@ def test_the_verbs_are_these():
         "import",
         "export",
         "serve",
+        "upgrade",
         "status",
         "replace",
         "rejoin",

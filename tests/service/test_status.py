@@ -76,6 +76,16 @@ def test_state_and_exit_code(failure, states, state, code):
     assert made.action.endswith(".")
 
 
+def test_a_suspended_array_is_no_failure_and_not_usable():
+    disks = (DiskState.ONLINE, DiskState.SUSPECT, DiskState.SUSPECT)
+    assert _state(None, (), is_suspended=True) is State.SUSPENDED
+    assert _state(Unavailable("x"), (), is_suspended=True) is State.UNUSABLE
+    made = status(*disks, state=State.SUSPENDED)
+    assert State.SUSPENDED.exit_code == 2
+    assert "Nothing is lost, and nothing goes on" in _action(State.SUSPENDED, 0, made.disks)
+    assert "Suspended: fewer than 3 disks answer" in output.status_text(made)
+
+
 @pytest.mark.parametrize(
     ("verdict", "state"),
     [
