@@ -80,7 +80,7 @@ def _what_is(status: ArrayStatus) -> str:
         return f"The array has stopped. {status.failure['message']}"
     bad = [f"seat {disk.seat} is {disk.state}" for disk in status.disks if disk.state is not DiskState.ONLINE]
     if status.state is State.SUSPENDED:
-        return f"Too few disks answer, and what is asked waits: {', '.join(bad)}."
+        return f"Suspended: fewer than {status.k} disks answer, and all requests wait for them: {', '.join(bad)}."
     return f"Serving, without full redundancy: {', '.join(bad)}." if bad else "Serving; every disk is in its seat."
 
 

@@ -83,7 +83,10 @@ def test_what_is_no_request_is_refused_and_the_next_is_answered(path, line):
     assert second == {"state": "online"}
 
 
-KNOWN = "'status', 'stop', 'upgrade', 'replace', 'rejoin', 'scrub', 'offline', 'clear', 'verify', 'events', 'event', 'erase'"
+KNOWN = (
+    "'status', 'stop', 'upgrade', 'replace', 'rejoin', 'scrub', 'offline', 'clear', 'verify', 'events', 'event', "
+    "'erase'"
+)
 
 
 @pytest.mark.parametrize(

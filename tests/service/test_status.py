@@ -83,7 +83,7 @@ def test_a_suspended_array_is_no_failure_and_not_usable():
     made = status(*disks, state=State.SUSPENDED)
     assert State.SUSPENDED.exit_code == 2
     assert "Nothing is lost, and nothing goes on" in _action(State.SUSPENDED, 0, made.disks)
-    assert "Suspended: fewer than 3 disks answer" in output.status_text(made)
+    assert "Suspended: fewer than 3 disks answer" in layout.text(made)
 
 
 @pytest.mark.parametrize(

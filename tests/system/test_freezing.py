@@ -18,7 +18,7 @@ def rig(tmp_path):
         rig.up()
         config = rig.directory / "perdure.toml"
         text = config.read_text().replace("answer-ms-max = 5000", "answer-ms-max = 1000")
-        config.write_text(text + 'when-too-few-disks = "freeze"\n')
+        config.write_text(text.replace("# when-too-few-disks", "when-too-few-disks"))
         rig.run("upgrade")
         yield rig
 
