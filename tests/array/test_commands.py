@@ -16,7 +16,7 @@ from perdure.array.commands import Answer, Authority, Command, build, parse_repl
 from perdure.array.geometry import Run
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, Reason
-from perdure.errors import MalformedEvidence, Misuse, Refused
+from perdure.errors import Corrupt, MalformedEvidence, Misuse, Refused
 
 from .one_disk import AUTHORITY, EPOCH, INSTANCE, NONCE, PRIVATE_KEY, OneDisk, document_over, frame_reply
 
@@ -363,3 +363,26 @@ def test_the_same_answer_under_another_place_in_the_tree_has_another_commitment(
         reply = frame_reply(result(), b"", wire.PATH_HEADER.pack(index, count) + path)
         found.add(parse_reply(read(Run(0, 1), nonce=NONCE), memoryview(reply)).commitment)
     assert len(found) == 6
+
+
+def test_a_recorded_hello_is_judged_as_when_it_was_asked() -> None:
+    disk = OneDisk(SECTORS)
+    hello = build(AUTHORITY, Opcode.HELLO, nonce=NONCE)
+    reply = memoryview(disk.reply(hello))
+    again = commands.recorded_hello(b"".join(hello.parts))
+    assert (again.digest, again.nonce) == (hello.digest, NONCE)
+    assert parse_reply(again, reply) == parse_reply(hello, reply)
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", bytes(300), b"".join(build(AUTHORITY, Opcode.HELLO, nonce=NONCE).parts) + b"\0"]
+)
+def test_what_is_no_hello_is_not_taken_for_one(frame: bytes) -> None:
+    with pytest.raises(Corrupt, match="no HELLO"):
+        commands.recorded_hello(frame)
+
+
+def test_another_command_is_no_hello() -> None:
+    frame = b"".join(build(AUTHORITY, Opcode.OPEN, instance=INSTANCE, epoch=EPOCH, nonce=NONCE).parts)
+    with pytest.raises(Corrupt, match="no HELLO"):
+        commands.recorded_hello(frame)

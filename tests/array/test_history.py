@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.array import history
+from perdure.array import cache, history
 from perdure.array.genesis import Genesis
 from perdure.array.geometry import SECTOR_BYTES, Geometry, Run
 from perdure.array.history import BODY_BYTES_MAX, History
@@ -154,3 +154,40 @@ def test_the_genesis_record_says_how_much_is_kept_for_it():
     damaged[10] = 1
     with pytest.raises(Corrupt):
         Genesis.decode(bytes(damaged))
+
+
+def test_records_that_lie_across_what_is_read_at_once_are_found(monkeypatch):
+    monkeypatch.setattr(history, "_CHUNK", 4)
+    made = sim()
+    made.create()
+    found = loaded(made)
+    written = [bytes([number]) * (number * 5000 % 20_000) for number in range(1, 8)]
+    for body in written:
+        made.run(found.append(body))
+    again = loaded(made)
+    assert again.numbers == found.numbers
+    assert bodies(made, again) == written[found.numbers[0] - 1 :]
+
+
+def test_a_record_whose_body_is_not_what_was_written_does_not_count():
+    made = sim()
+    array = made.create()
+    found = loaded(made)
+    made.run(found.append(b"one"))
+    data, _ = history._encode(2, found._places[1].digest, b"two")
+    made.run(array.write_sectors(array.geometry.history.start + 1, data[:-4000] + b"\1" + data[-3999:]))
+    assert list(loaded(made).numbers) == [1, 2], "what stands behind the body is not looked at"
+    damaged = bytearray(data)
+    damaged[data.index(b"two")] ^= 1
+    made.run(array.write_sectors(array.geometry.history.start + 1, damaged))
+    assert list(loaded(made).numbers) == [1]
+
+
+def test_many_sectors_written_at_once_wait_for_room(monkeypatch):
+    monkeypatch.setattr(cache, "BATCHES_MAX", 2)
+    made = SimArray()
+    made.geometry = Geometry(3, 5, 16 + 1200, 1200)
+    made.disks = [made.new_disk() for _ in range(5)]
+    array = made.create()
+    made.run(array.write_sectors(16, bytes([7]) * 1200 * SECTOR_BYTES))
+    assert made.run(array.read_sectors(Run(16, 1200))) == bytes([7]) * 1200 * SECTOR_BYTES

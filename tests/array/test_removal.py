@@ -69,6 +69,15 @@ def test_a_disk_that_is_taken_offline_is_voted_off_and_not_accused_of_anything(s
     assert len(sim.array.members.roster.members) == 4
 
 
+def test_who_is_given_up_already_stays_given_up_for_the_first_reason(sim: SimArray) -> None:
+    assert sim.array is not None
+    session = dict(sim.array.members)[1]
+    first = TakenOffline("first")
+    session.give_up(first)
+    session.give_up(TakenOffline("second"))
+    assert session.lost is first
+
+
 def test_a_silent_disk_is_suspect_before_it_is_dead(sim: SimArray) -> None:
     """One time-out is not a death: writes wait, and go on when it comes back in time."""
     assert sim.array is not None
