@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -60,6 +60,8 @@ class Repairs:
     def __init__(self, config: Config, host: Host, array: Array) -> None:
         self.addresses = list(config.addresses)
         """Where the disk of each seat is expected; follows what is written into the configuration."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a piece of work begins or ends."""
         self._spares = list(config.spares)
         """As the configuration names them now."""
         self._config = config
@@ -143,6 +145,7 @@ class Repairs:
             logger.critical("a defect in Perdure: %s has failed", what, exc_info=True)
         finally:
             work.state, work.ended_ms = state, self._host.runtime.now_ms()
+            self.on_change()
 
     async def _cause(self, error: PerdureError) -> PerdureError:
         """What ended the mount, if it has ended, which a FLUSH finds out: that is what one must know. Else `error`."""
@@ -153,6 +156,7 @@ class Repairs:
 
     async def _scrub(self, work: _Work) -> None:
         work.state = RepairState.RUNNING
+        self.on_change()
         try:
             await self._array.scrub(work.progress, sectors_per_s=_sectors(work))
         finally:
@@ -163,6 +167,7 @@ class Repairs:
             runtime = self._host.runtime
             work.started_ms, work.started_unix_ms = runtime.now_ms(), runtime.unix_ms()
             work.state, work.is_joining = RepairState.RUNNING, True
+            self.on_change()
             join = self._host.replace if work.verb is Verb.REPLACE else self._host.rejoin
             await join(self._array, seat, work.address, work.progress, sectors_per_s=_sectors(work))
         try:

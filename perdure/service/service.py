@@ -60,6 +60,7 @@ class Service:
         webhook = None if config.tell.webhook is None else Webhook(config.tell.webhook)
         self._events = EventLog(History(array), webhook, host.runtime.unix_ms)
         self._repairs = Repairs(config, host, array)
+        self._repairs.on_change = news.set
         self._automatic = Automatic(config, self._repairs, self._events)
         self._erasing = Erasing(array)
         self._stopping = stopping

@@ -30,7 +30,7 @@ from perdure.array.commands import Authority
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, OpKind
-from perdure.errors import Misuse
+from perdure.errors import Misuse, Unavailable
 from perdure.service import artefacts, config, local
 from perdure.service.config import Acknowledgements
 from perdure.service.control import ask
@@ -60,7 +60,13 @@ class Main(Rig):
         status = self._serve()
         assert isinstance(status, dict), status.err
         assert code is None or status["exit_code"] == code, status
+        self._wait_for_history()
         return status
+
+    def _wait_for_history(self) -> None:
+        """Return when the main program has read the array's history, so that no READ of it is taken for a test's."""
+        with contextlib.suppress(Unavailable):  # it may be about to end
+            self.wait_for(lambda status: status["events_last"] > 0 or status["failure"] is not None)
 
     def refusal(self, *codes: int) -> str:
         """`perdure serve` where nothing can be mounted: the one sentence with which it ends, and one of these codes."""
