@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-vm test-page page-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-vm test-page page-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -148,11 +148,17 @@ page-tools:
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
 LONG := tests/array/test_every_death.py
+# The operator's day for real: alarms, drills, upgrades. Ten minutes, which `make test` has not.
+OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py) \
+	tests/system/test_upgrades.py
 CORES := tests/array tests/disk tests/evidence tests/image tests/nbd tests/simtee tests/spec
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES)) tests $(LONG)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES) $(OPERATOR)) tests $(LONG)
+
+test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade under load
+	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
 
 test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them
 	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)

@@ -59,7 +59,8 @@ def test_a_signal_reaches_the_program_and_its_end_is_waited_for(tmp_path, number
 echo >"{tmp_path}/ready"
 while :; do sleep 0.05; done"""
     command = [SCRIPT, tmp_path / "perdure.toml", tmp_path / "held"]
-    with subprocess.Popen(command, env=stand_in(tmp_path, body)) as process:
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # a shell cannot trap what was ignored when it began (nohup)
+    with subprocess.Popen(command, env=stand_in(tmp_path, body), preexec_fn=heard) as process:
         (tmp_path / "ready").read_text()
         process.send_signal(number)
         assert process.wait(WAIT_S) == 5
