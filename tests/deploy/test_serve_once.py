@@ -58,9 +58,9 @@ def test_a_signal_reaches_the_program_and_its_end_is_waited_for(tmp_path, number
     body = f"""trap 'echo {name} >"{tmp_path}/heard"; exit 5' {name}
 echo >"{tmp_path}/ready"
 while :; do sleep 0.05; done"""
-    command = [SCRIPT, tmp_path / "perdure.toml", tmp_path / "held"]
-    heard = partial(signal.signal, number, signal.SIG_DFL)  # a shell cannot trap what was ignored when it began (nohup)
-    with subprocess.Popen(command, env=stand_in(tmp_path, body), preexec_fn=heard) as process:
+    # A shell cannot trap what was ignored when it began, as SIGHUP is under nohup.
+    command = ["env", f"--default-signal={name}", SCRIPT, tmp_path / "perdure.toml", tmp_path / "held"]
+    with subprocess.Popen(command, env=stand_in(tmp_path, body)) as process:
         (tmp_path / "ready").read_text()
         process.send_signal(number)
         assert process.wait(WAIT_S) == 5
