@@ -36,6 +36,8 @@ HEAD_S: Final = 5.0
 """From the first byte of a request to its last."""
 SEND_S: Final = 10.0
 """For a reply to be taken."""
+PAUSE_S: Final = 0.01
+"""After each reply, so that one connection is answered a hundred times a second at most."""
 _READ_BYTES: Final = 4096
 _NOT_UNDERSTOOD: Final = f"What is understood is a GET or HEAD with a Host, without a body, of {HEAD_BYTES_MAX} bytes."
 
@@ -98,6 +100,7 @@ class HttpServer:
                 return
             self._clients[writer] = self._clients.pop(writer)  # the last one that was heard
             await _send(connection, writer, self._answer(request), has_body=request.method != b"HEAD")
+            await asyncio.sleep(PAUSE_S)  # also where the next request is here already: this loop serves the array
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return
             connection.start_next_cycle()

@@ -86,6 +86,26 @@ def test_a_connection_is_used_again_and_requests_may_come_at_once():
     assert with_server(use) == [b"the main program turns\n", b"online [UUUUU]\n", b"the main program turns\n"]
 
 
+def test_requests_that_come_at_once_leave_the_array_its_turns():
+    """Sent by the hundred, each is still one turn among others on the loop that serves the array."""
+
+    async def use(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        loop, turns = asyncio.get_running_loop(), 0
+        writer.write(GET.replace(b"GET", b"HEAD") * 20)
+        answered = b""
+        began = loop.time()
+        while answered.count(b"HTTP/1.1 200") < 20:
+            answered += await reader.read(1 << 16)
+            turns += 1
+        writer.close()
+        return loop.time() - began, turns
+
+    seconds, turns = with_server(use)
+    assert turns >= 10, "many were answered in one turn"
+    assert seconds >= 19 * http.PAUSE_S
+
+
 def test_a_request_may_come_in_single_bytes():
     async def use(port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
