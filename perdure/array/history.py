@@ -97,7 +97,7 @@ class History:
         """Note every whole record in `data`, whose first sector is `at`; what is left of one that is cut off."""
         index, count = 0, len(data) // SECTOR_BYTES
         while index < count:
-            parts = _parts(data[index * SECTOR_BYTES :])
+            parts = _parts(data, index * SECTOR_BYTES)
             if parts and index + parts > count and not is_last:
                 return data[index * SECTOR_BYTES :]
             whole = data[index * SECTOR_BYTES : (index + parts) * SECTOR_BYTES]
@@ -172,9 +172,9 @@ def _parts_of(length: int) -> int:
     return ceil_div(_RECORD.size + length, _PAYLOAD_BYTES)
 
 
-def _parts(sector: bytes) -> int:
-    """How many sectors the record has that starts here; 0 when none does."""
-    magic, part, parts, _ = _PART.unpack_from(sector)
+def _parts(data: bytes, at: int) -> int:
+    """How many sectors the record has that starts at this byte; 0 when none does."""
+    magic, part, parts, _ = _PART.unpack_from(data, at)
     return parts if magic == _MAGIC and part == 0 and 0 < parts <= _parts_of(BODY_BYTES_MAX) else 0
 
 

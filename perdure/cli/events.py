@@ -44,7 +44,8 @@ def register(cli: click.Group) -> None:
     ) -> int:
         """Show every change of state of the array, its disks and repairs, with who asked for what.
 
-        They are kept in the array, so no host can make it forget one. With -f and --json, one object a line.
+        They are kept in the array, so no host can change or remove one; the oldest make room. With -f and --json, one
+        object a line.
         """
         found = find_config(config_file, directory)
         if evidence is not None:

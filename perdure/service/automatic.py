@@ -77,5 +77,6 @@ class Automatic:
         if any(not repair.state.is_over for repair in status.repairs):
             return False
         ended = [repair.started_unix_ms + repair.duration_ms for repair in status.repairs if repair.verb is Verb.SCRUB]
-        last = max([self.scrubbed_unix_ms() or self._events.oldest_unix_ms or now_unix_ms, *ended])
-        return now_unix_ms - last >= every_s * 1000
+        began = self._events.began_unix_ms  # where nothing is known of a scrub, since then there was none
+        known = self.scrubbed_unix_ms() or (now_unix_ms if began is None else began)
+        return now_unix_ms - max([known, *ended]) >= every_s * 1000

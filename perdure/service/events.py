@@ -24,6 +24,9 @@ from perdure.service.webhook import Webhook
 
 RECENT_MAX: Final = 1000
 """Events that are kept in memory, without their evidence."""
+WAITING_MAX: Final = 200
+"""Events that wait to be kept; of louder ones twice as many. More come only while the array takes none."""
+MESSAGE_CHARS_MAX: Final = 4000
 REPLY_MAX: Final = 200
 """Events in one answer."""
 JSON_BYTES_MAX: Final = 1 << 20
@@ -105,6 +108,10 @@ class EventLog:
         self._webhook = webhook
         self._now_unix_ms = now_unix_ms
         self._recent: deque[Event] = deque(maxlen=RECENT_MAX)
+        self._latest: dict[str, Event] = {}
+        """By state: the last event of each, also when the others have pushed it out."""
+        self._lacking = 0
+        """Events that found no room to wait in since the last that did."""
         self._waiting: deque[tuple[Event, Sequence[Attached]]] = deque()
         self._news = asyncio.Event()
         self._is_loaded = False
@@ -129,10 +136,16 @@ class EventLog:
         state: str | None = None,
         evidence: Sequence[Attached] = (),
     ) -> None:
-        """Take an event in, at once; it is written to the log too."""
-        seats = tuple(attached.seat for attached in evidence)
+        """Take an event in, at once; it is written to the log too.
+
+        What finds no room, because the array takes none for long, is in the log only; that it was so is an event.
+        """
+        seats, message = tuple(attached.seat for attached in evidence), message[:MESSAGE_CHARS_MAX]
         event = Event(0, self._now_unix_ms(), kind, level, message, seat, instance, state, seats)
         logger.log(_LOG_LEVELS[level], "%s", message, extra={"event": event})
+        if len(self._waiting) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
+            self._lacking += 1
+            return
         self._waiting.append((event, evidence))
         self._number()
 
@@ -145,8 +158,17 @@ class EventLog:
                 self._last += 1
                 numbered = replace(event, number=self._last)
                 self._waiting[at] = (numbered, evidence)
-                self._recent.append(numbered)
+                self._remember(numbered)
+                if (
+                    self._webhook is not None
+                ):  # now: an array that waits for its disks keeps nothing, and alarms must out
+                    self._webhook.post(numbered.to_json())
         self._news.set()
+
+    def _remember(self, event: Event) -> None:
+        self._recent.append(event)
+        if event.state is not None:
+            self._latest[event.state] = event
 
     # Keeping ----------------------------------------------------------------------------------------------
 
@@ -163,13 +185,22 @@ class EventLog:
             while self._waiting:
                 await self._keep(*self._waiting[0])
                 self._waiting.popleft()
+            if self._lacking:
+                count, self._lacking = self._lacking, 0
+                self.note(
+                    Kind.ARRAY, Level.WARNING, f"{count} events found no room to wait in; they are in the log only"
+                )
 
     async def _load(self) -> None:
         await self._history.load()
         numbers = self._history.numbers
         self._last = numbers[-1] if numbers else 0
         for number in numbers[-RECENT_MAX:]:
-            self._recent.append((await self._kept(number))[0])
+            body = await self._history.read(number)
+            try:
+                self._remember(_decode(body)[0])
+            except Misuse as error:
+                self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)))
 
     async def _keep(self, event: Event, evidence: Sequence[Attached]) -> None:
         if self.failure is None:
@@ -177,8 +208,6 @@ class EventLog:
                 await self._history.append(_encode(event, evidence))
             except PerdureError as error:
                 self._give_up(error)
-        if self._webhook is not None:
-            self._webhook.post(event.to_json())
 
     def _give_up(self, error: PerdureError) -> None:
         self.failure = str(error)
@@ -191,13 +220,15 @@ class EventLog:
         return [event for event in self._recent if event.number > number][:REPLY_MAX]
 
     @property
-    def oldest_unix_ms(self) -> int | None:
-        """When the oldest event in memory was; None before there is any, and while the history is being read."""
-        return self._recent[0].unix_ms if self._is_loaded and self._recent else None
+    def began_unix_ms(self) -> int | None:
+        """When the first event of all was; 0 when that is forgotten, None before there is any or while it is read."""
+        if not self._is_loaded or not self._recent:
+            return None
+        return self._recent[0].unix_ms if self._recent[0].number == 1 else 0
 
     def latest(self, state: str) -> Event | None:
-        """The last event, of those in memory, by which something became `state`."""
-        return next((event for event in reversed(self._recent) if event.state == state), None)
+        """The last event by which something became `state`, of those in memory and of those noted since the mount."""
+        return self._latest.get(state)
 
     async def find(self, number: int) -> tuple[Event, list[Attached]]:
         """One event, with its evidence. Raises Misuse when it is not in the history, and what reading raises."""
@@ -206,10 +237,14 @@ class EventLog:
     async def _kept(self, number: int) -> tuple[Event, list[Attached]]:
         return _decode(await self._history.read(number))
 
-    async def settle(self) -> None:
-        """Return when all that was noted is kept and posted, or cannot be."""
+    async def kept(self) -> None:
+        """Return when all that was noted is kept, or cannot be."""
         while self._waiting and not self._task.done():
             await asyncio.sleep(0.01)
+
+    async def settle(self) -> None:
+        """The same, and posted, as far as the webhook takes it in a few seconds."""
+        await self.kept()
         if self._webhook is not None:
             await self._webhook.settle()
 
@@ -230,8 +265,9 @@ def _encode(event: Event, evidence: Sequence[Attached]) -> bytes:
             {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()} for one in kept
         ]
         value = {**replace(event, evidence_seats=seats).to_json(), "evidence": proofs}
-        body = zlib.compress(json.dumps(value).encode(), 9)
-        if len(body) <= BODY_BYTES_MAX:
+        text = json.dumps(value).encode()
+        body = zlib.compress(text, 9)
+        if len(body) <= BODY_BYTES_MAX and len(text) <= JSON_BYTES_MAX:
             return body
     raise Misuse("An event's sentence is longer than the history takes.")
 

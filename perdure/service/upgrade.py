@@ -160,11 +160,12 @@ class Upgrade:
         try:
             await parts.erasing.finish()
             await parts.repairs.stop()
+            await parts.events.settle()  # here, since somebody else's webhook must not make clients wait
             logger.info("upgrading: NBD clients wait from here on")
             await parts.nbd.pause()
-            await parts.events.settle()
-            await parts.array.committer.settle()
             await parts.control.pause()
+            await parts.events.kept()
+            await parts.array.committer.settle()
             if not self._stopping.is_set():
                 self._execute()
         except Exception as error:  # whatever it is, clients must not wait for ever

@@ -7,6 +7,7 @@ a second besides.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -16,11 +17,45 @@ from perdure.service.events import Attached, EventLog, Kind, Level
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
 
 WATCH_S: Final = 0.25
+FLAPS_MAX: Final = 12
+"""So often in a row a disk may be noted to fall silent or to be back ..."""
+REFILL_S: Final = 3600.0
+"""... and once more after so long."""
 SCRUBBED: Final = "scrubbed"
 """The state of the event by which a whole scrub has ended."""
 _BY_EVIDENCE = (DiskState.ONLINE, DiskState.BLANK, DiskState.CLONE, DiskState.ROLLBACK)
 """States that a disk's own evidence has shown."""
+_GOING_ON = {State.ONLINE, State.DEGRADED, State.SUSPENDED}
+_FLAP = {DiskState.ONLINE, DiskState.SUSPECT}
 _LOUD = (State.FORKED, State.FENCED, State.SUSPENDED)
+
+
+class _Damper:
+    """Lets so many changes of a kind through, and one more an hour; counts the rest.
+
+    A host that lets its disk fall silent again and again must not push everything else out of the history.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._left: dict[object, tuple[float, float]] = {}
+        self._skipped: dict[object, int] = {}
+
+    def lets_through(self, key: object) -> bool:
+        """Whether one more may be noted now."""
+        now = self._now_s()
+        left, since = self._left.get(key, (float(FLAPS_MAX), now))
+        left = min(float(FLAPS_MAX), left + (now - since) / REFILL_S)
+        is_let = left >= 1
+        self._left[key] = (left - is_let, now)
+        if not is_let:
+            self._skipped[key] = self._skipped.get(key, 0) + 1
+        return is_let
+
+    def left_out(self, key: object) -> str:
+        """How many were not, since the last time that this was asked."""
+        count = self._skipped.pop(key, 0)
+        return f" (after {count} changes that were too many to note)" if count else ""
 
 
 class Watcher:
@@ -28,7 +63,12 @@ class Watcher:
     happens when a disk's health has changed."""
 
     def __init__(
-        self, events: EventLog, first: ArrayStatus, proof_of: Callable[[str], Proof | None], news: asyncio.Event
+        self,
+        events: EventLog,
+        first: ArrayStatus,
+        proof_of: Callable[[str], Proof | None],
+        news: asyncio.Event,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._events = events
         self._proof_of = proof_of
@@ -36,6 +76,7 @@ class Watcher:
         self._standing = _standing(first)
         self._repairs = {repair.id: repair.state for repair in first.repairs}
         self._news = news
+        self._damper = _Damper(now_s)
 
     async def run(self, look: Callable[[], ArrayStatus]) -> None:
         """Look, until cancelled."""
@@ -60,14 +101,20 @@ class Watcher:
         before, now = self._standing, _standing(status)
         if now != before:
             self._standing = now
-            self._note_standing(status, before[0])
+            pair = {before[0], now[0]}
+            is_flap = pair <= _GOING_ON and (before[1] == now[1] or State.SUSPENDED in pair)
+            if not is_flap or self._damper.lets_through(State.SUSPENDED in pair):
+                self._note_standing(status, before[0])
 
     def _compare_disk(self, disk: DiskStatus) -> None:
         before = self._disks[disk.seat]
         self._disks[disk.seat] = disk
         if (before.state, before.instance) == (disk.state, disk.instance):
             return
-        why = f": {disk.reason}" if disk.reason else ""
+        is_flap = before.instance == disk.instance and {before.state, disk.state} == _FLAP
+        if is_flap and not self._damper.lets_through(disk.seat):
+            return
+        why = f": {disk.reason}" if disk.reason else self._damper.left_out(disk.seat) if is_flap else ""
         by_operator = disk.state in (DiskState.OFFLINE, DiskState.REBUILDING)
         level = Level.INFO if disk.state is DiskState.ONLINE or by_operator else Level.WARNING
         self._events.note(

@@ -1,6 +1,8 @@
 """Events posted to a URL, one at a time, in order. Somebody else's server: it may be slow, wrong or gone, and no more.
 
-Posting is done in a thread, by the standard library's client: it is rare, small, and nothing waits for it.
+Posting is done by the standard library's client in a thread of its own that the program's end does not wait for: it is
+rare, small, and a server that answers a byte at a time must hold up nothing. What is given up is counted and logged.
+Redirects are refused: they would turn the post into a question to whatever address the server names.
 """
 
 from __future__ import annotations
@@ -8,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
+from contextlib import suppress
+from email.message import Message
+from threading import Thread
+from typing import IO, Any, Final
 
 WAITING_MAX: Final = 1000
-"""Events that wait for a server which does not answer; then the oldest are dropped, and the log says how many."""
+"""Events that wait for a server which does not answer; then the oldest are given up."""
 TRIES: Final = 4
 FIRST_WAIT_S: Final = 0.5
 TIMEOUT_S: Final = 5.0
+"""For one try, as a whole; and how long a main program that stops waits for the rest."""
 
 logger = logging.getLogger("perdure")
 
@@ -32,43 +37,89 @@ class Webhook:
         self._url = url
         self._waiting: deque[bytes] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._thread: Thread | None = None
 
     def post(self, value: Mapping[str, Any]) -> None:
         """Have `value` posted as JSON, after what was given before."""
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
-            self.dropped += 1
+            self._give_up(1, f"{WAITING_MAX} wait for it")
         self._waiting.append(json.dumps(value).encode())
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._run())
 
+    def _give_up(self, count: int, why: str) -> None:
+        self.dropped += count
+        logger.warning("the webhook did not take an event: %s; %d given up so far", why, self.dropped)
+
     async def _run(self) -> None:
         while self._waiting:
-            body = self._waiting.popleft()
-            if not await self._delivered(body):
-                self.dropped += 1
-                logger.warning("the webhook did not take an event in %d tries; %d given up so far", TRIES, self.dropped)
+            if not await self._is_delivered(self._waiting.popleft()):
+                self._give_up(1, f"{TRIES} tries have failed")
 
-    async def _delivered(self, body: bytes) -> bool:
+    async def _is_delivered(self, body: bytes) -> bool:
         for attempt in range(TRIES):
             try:
-                await asyncio.to_thread(self._send, body)
-            except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
-                logger.info("the webhook did not take an event: %s", error)
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._sent(body)
+            except (OSError, ValueError) as error:  # URLError, HTTPError and TimeoutError are OSErrors
+                logger.info("the webhook did not take an event: %s", error or "it took too long")
                 await asyncio.sleep(FIRST_WAIT_S * 2**attempt)
             else:
                 return True
         return False
 
-    def _send(self, body: bytes) -> None:
-        request = urllib.request.Request(  # noqa: S310  (the configuration takes http and https only)
-            self._url, data=body, headers={"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:  # noqa: S310  (as above)
-            reply.read(1)
+    async def _sent(self, body: bytes) -> None:
+        """Return when the server has taken `body`. Raises OSError, ValueError."""
+        if self._thread is not None and self._thread.is_alive():
+            raise TimeoutError("the last try is still under way")
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[None] = loop.create_future()
+
+        def work() -> None:
+            error = _tried(self._url, body)
+            with suppress(RuntimeError):  # the program has ended meanwhile
+                loop.call_soon_threadsafe(_settled, outcome, error)
+
+        self._thread = Thread(target=work, name="perdure-webhook", daemon=True)
+        self._thread.start()
+        await outcome
 
     async def settle(self) -> None:
         """Return when nothing waits any more, or after a few seconds: a main program that stops waits no longer."""
-        if self._task is not None:
-            await asyncio.wait((self._task,), timeout=TIMEOUT_S)
+        if self._task is None:
+            return
+        await asyncio.wait((self._task,), timeout=TIMEOUT_S)
+        if not self._task.done():
             self._task.cancel()
+            self._give_up(len(self._waiting) + 1, "there was no more time")  # one is under way
+            self._waiting.clear()
+
+
+def _settled(outcome: asyncio.Future[None], error: Exception | None) -> None:
+    if outcome.done():
+        return
+    if error is None:
+        outcome.set_result(None)
+    else:
+        outcome.set_exception(error)
+
+
+def _tried(url: str, body: bytes) -> Exception | None:
+    """Post once; what went wrong. In a thread."""
+    request = urllib.request.Request(  # noqa: S310  (the configuration takes http and https only)
+        url, data=body, headers={"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_S) as reply:
+            reply.read(1)
+    except Exception as error:  # whatever a server can provoke in a client is for who waits to judge
+        return error if isinstance(error, OSError | ValueError) else OSError(f"{type(error).__name__}: {error}")
+    return None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        del req, fp, code, msg, headers, newurl

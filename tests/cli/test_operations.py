@@ -270,7 +270,7 @@ def test_the_webhook_does_not_take_events(own):
         assert tomllib.loads((own.directory / config.NAME).read_text())["tell"]["webhook"] == url
         up(own)
         log = own.directory / "main.log"
-        own.wait_for(lambda _: "the webhook did not take an event in 4 tries" in log.read_text())
+        own.wait_for(lambda _: "the webhook did not take an event: 4 tries have failed" in log.read_text())
         assert "503" in follow(own, "The webhook does not take events", URL=url)
         handler.status = 204
         own.run("clear")

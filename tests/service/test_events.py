@@ -1,9 +1,12 @@
 """Events: numbered, kept in the array with their evidence, told to a webhook; none is lost without a word."""
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -13,6 +16,7 @@ from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.array.history import History
 from perdure.array.session import Proof
 from perdure.errors import Misuse
+from perdure.service import events
 from perdure.service.events import Attached, EventLog, Kind, Level
 from perdure.service.main import settings_of
 from perdure.service.webhook import Webhook
@@ -109,23 +113,85 @@ def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(s
     lives(site, first, second)
 
 
-def test_a_record_of_another_release_is_said_to_be_one(site):
+def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
     async def first(log, array):
         note(log, "mine")
         await log.settle()
 
     async def second(log, array):
+        await log.stop()
         history = History(array)
         await history.load()
         await history.append(b"not zlib")
-        await log.stop()
 
     async def third(log, array):
         note(log, "goes on")
         await log.settle()
-        assert "another release" in (log.failure or "")
+        assert log.failure is None
+        shown = [event.message for event in log.since(0)]
+        assert (shown[0], shown[2]) == ("mine", "goes on")
+        assert "written by another release" in shown[1]
 
-    lives(site, first, second, third)
+    async def fourth(log, array):
+        await until(lambda: log.last)
+        assert log.since(0)[-1].message == "goes on"
+
+    lives(site, first, second, third, fourth)
+
+
+def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
+    large = [Attached(seat, Proof(b"", bytes(66_000))) for seat in range(16)]
+
+    async def first(log, array):
+        note(log, "loud", evidence=large)
+        note(log, "x" * 100_000)
+        await log.settle()
+        assert log.failure is None
+        assert (await log.find(1))[1] == []
+        assert len((await log.find(2))[0].message) == events.MESSAGE_CHARS_MAX
+
+    lives(site, first)
+
+
+def test_while_the_array_takes_none_events_are_posted_and_those_that_wait_are_bounded(site, monkeypatch):
+    monkeypatch.setattr(events, "WAITING_MAX", 5)
+
+    class Posted:
+        def __init__(self):
+            self.values = []
+
+        def post(self, value):
+            self.values.append(value["message"])
+
+        async def settle(self):
+            pass
+
+    async def first(log, array):
+        await until(lambda: log._is_loaded)
+        log._webhook = Posted()
+        gate, append = asyncio.Event(), log._history.append
+
+        async def slowly(body):
+            await gate.wait()
+            return await append(body)
+
+        log._history.append = slowly
+        for number in range(20):
+            note(log, str(number))
+        note(log, "suspended", level=Level.CRITICAL)
+        assert log._webhook.values == ["0", "1", "2", "3", "4", "suspended"]
+        gate.set()
+        await until(lambda: log.last == 7)
+        await log.settle()
+        shown = [(event.number, event.message) for event in log.since(0)]
+        assert shown[4:] == [
+            (5, "4"),
+            (6, "suspended"),
+            (7, "15 events found no room to wait in; they are in the log only"),
+        ]
+        assert (await log.find(7))[0].message == shown[6][1]
+
+    lives(site, first)
 
 
 # The webhook ----------------------------------------------------------------------------------------------
@@ -194,7 +260,7 @@ def test_a_server_that_is_gone_costs_events_and_they_are_counted(fast, caplog):
         return hook.dropped
 
     assert asyncio.run(main()) == 2
-    assert "did not take an event in 4 tries; 2 given up so far" in caplog.text
+    assert "did not take an event: 4 tries have failed; 2 given up so far" in caplog.text
 
 
 def test_what_waits_for_a_slow_server_is_bounded(fast, monkeypatch):
@@ -207,3 +273,66 @@ def test_what_waits_for_a_slow_server_is_bounded(fast, monkeypatch):
         return hook.dropped, len(hook._waiting)
 
     assert asyncio.run(main()) == (2, 3)
+
+
+def test_a_server_that_drips_holds_up_neither_the_next_post_nor_the_end(fast, monkeypatch):
+    """It sends a byte now and then, so no operation on the socket ever takes too long."""
+    monkeypatch.setattr("perdure.service.webhook.TIMEOUT_S", 0.3)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not ended.wait(0.05):
+                    peer.sendall(b"y")
+
+        threading.Thread(target=drip, daemon=True).start()
+
+        async def main():
+            hook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            hook.post({"number": 1})
+            hook.post({"number": 2})
+            await hook.settle()
+            return hook.dropped
+
+        begun = time.monotonic()
+        dropped = asyncio.run(main())  # joins the loop's own threads
+        assert time.monotonic() - begun < 10
+        assert dropped == 2
+        ended.set()
+
+
+def test_a_redirect_is_refused(fast):
+    server = Server()
+    target = server.url
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.end_headers()
+
+        def do_GET(self):
+            raise AssertionError("the post became a question")
+
+        def log_message(self, *_):
+            pass
+
+    redirecting = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=redirecting.serve_forever, daemon=True).start()
+
+    async def main():
+        hook = Webhook(f"http://127.0.0.1:{redirecting.server_port}/")
+        hook.post({"number": 1})
+        await hook.settle()
+        return hook.dropped
+
+    try:
+        assert asyncio.run(main()) == 1
+        assert server.got == []
+    finally:
+        redirecting.shutdown()
+        redirecting.server_close()
+        server.close()

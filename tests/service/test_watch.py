@@ -9,7 +9,7 @@ from perdure.array.session import Proof
 from perdure.service.automatic import Automatic
 from perdure.service.events import Event, Kind, Level
 from perdure.service.status import DiskState, Repair, RepairState, State, Verb
-from perdure.service.watch import SCRUBBED, Watcher
+from perdure.service.watch import FLAPS_MAX, REFILL_S, SCRUBBED, Watcher
 from tests.service.test_status import status
 
 PROOF = Proof(b"question", b"answer")
@@ -20,7 +20,7 @@ class Noted:
     """An event log that keeps what it is given."""
 
     def __init__(self):
-        self.events, self.evidence, self.oldest_unix_ms = [], [], None
+        self.events, self.evidence, self.began_unix_ms = [], [], None
 
     def note(self, kind, level, message, *, seat=None, instance=None, state=None, evidence=()):
         seats = tuple(one.seat for one in evidence)
@@ -48,6 +48,37 @@ def test_nothing_is_noted_while_nothing_changes(noted):
     for _ in range(3):
         watch.compare(status(DiskState.ONLINE, DiskState.ONLINE))
     assert noted.events == []
+
+
+def test_a_disk_that_comes_and_goes_does_not_push_everything_else_out(noted):
+    now = [0.0]
+    first = status(DiskState.ONLINE, DiskState.ONLINE, losses_survived=1)
+    watch = Watcher(noted, first, lambda instance: PROOF, asyncio.Event(), lambda: now[0])
+    for _ in range(100):
+        watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
+        watch.compare(first)
+    assert len(noted.events) == 2 * FLAPS_MAX
+    watch.compare(status(DiskState.ONLINE, DiskState.CLONE, losses_survived=0))
+    assert [event.state for event in noted.events[-2:]] == ["clone", "degraded"]
+    watch.compare(first)
+    now[0] += REFILL_S
+    watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
+    message = next(event.message for event in reversed(noted.events) if event.kind is Kind.DISK)
+    assert message.endswith("is suspect (after 188 changes that were too many to note)")
+
+
+def test_an_array_that_is_suspended_again_and_again_is_noted_so_often_and_no_more(noted):
+    first = status(DiskState.ONLINE)
+    watch = Watcher(noted, first, lambda instance: None, asyncio.Event(), lambda: 0.0)
+    for _ in range(100):
+        watch.compare(dataclasses.replace(first, state=State.SUSPENDED))
+        watch.compare(first)
+    assert len(noted.events) == FLAPS_MAX
+    assert noted.lines[0] == (
+        Kind.ARRAY,
+        Level.CRITICAL,
+        "THE ARRAY IS SUSPENDED: fewer than 3 disks answer; everything waits for them",
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +233,7 @@ def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     automatic = Automatic(Found((), Section(scrub_every_s=86_400, scrub_rate=1 << 20)), begun, noted)
     well = status(DiskState.ONLINE)
     automatic.look(well, DAY_MS)  # since nobody knows when, from now on
-    noted.oldest_unix_ms = 5
+    noted.began_unix_ms = 5
     automatic.look(well, DAY_MS)
     assert begun.requests == []
     due = DAY_MS + 5
@@ -216,3 +247,11 @@ def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     assert len(begun.requests) == 1
     automatic.look(dataclasses.replace(well, repairs=(done,)), due + 10 + DAY_MS)
     assert len(begun.requests) == 2
+
+
+def test_a_scrub_is_due_where_events_have_pushed_the_last_one_out(noted):
+    begun = Begun()
+    automatic = Automatic(Found((), Section(scrub_every_s=86_400)), begun, noted)
+    noted.began_unix_ms = 0
+    automatic.look(status(DiskState.ONLINE), 50 * DAY_MS)
+    assert [request.do for request in begun.requests] == ["scrub"]
