@@ -82,7 +82,8 @@ class Watcher:
         """Look, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), WATCH_S)
+                async with asyncio.timeout(WATCH_S):  # not `wait_for`, which before 3.12 may swallow a cancellation
+                    await self._news.wait()
             self._news.clear()
             self.compare(look())
 

@@ -193,7 +193,8 @@ class SocketChannel:
 
     async def _connect(self, lane: Lane) -> None:
         try:
-            connection = await asyncio.wait_for(self._open(), self._answer_s_max)
+            async with asyncio.timeout(self._answer_s_max):
+                connection = await self._open()
         except (OSError, UnicodeError, asyncio.CancelledError) as error:  # the latter for what cannot be a host name
             self._give_up(lane, str(error) or "given up")
             return

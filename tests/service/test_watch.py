@@ -156,6 +156,24 @@ def test_a_repair_is_followed_to_its_end(noted):
     assert noted.events[-1].state == SCRUBBED
 
 
+def test_a_watcher_that_is_cancelled_as_there_is_news_ends(noted):
+    """A repair that is stopped with its main program is news, and then the watcher is stopped too."""
+
+    async def main():
+        news = asyncio.Event()
+        first = status(DiskState.ONLINE)
+        watching = asyncio.ensure_future(Watcher(noted, first, lambda instance: None, news).run(lambda: first))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        news.set()
+        await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait((watching,), timeout=5)
+        return watching.cancelled()
+
+    assert asyncio.run(main())
+
+
 # What is mended by itself ---------------------------------------------------------------------------------
 
 
