@@ -164,7 +164,7 @@ test-vm: setup-dev tools ## Boot built images in virtual machines and run an arr
 	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)
 
 test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in Prometheus' promtool
-	@$(BIN)/python -m pytest -rs tests/page tests/monitoring tests/service/test_metrics.py $(ARGS)
+	@$(BIN)/python -m pytest -rs tests/page tests/monitoring tests/service/telling/test_metrics.py $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from perdure.service import metrics
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
+from perdure.service.telling import metrics
 from perdure.shell.meter import BOUNDS_US, Meter
 
 ARRAYS: Final = 100

@@ -24,7 +24,7 @@ from bench import processes
 from bench.model import Skip
 from bench.ours.array import Mode, Running, array
 from bench.work import fio, table
-from perdure.service.config import Acknowledgements
+from perdure.service.site.config import Acknowledgements
 
 ROWS = 25
 SAMPLES_PER_S = 200

@@ -16,9 +16,9 @@ from bench import processes
 from bench.model import K, N
 from bench.work.fio import Place
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
-from perdure.service import config, local, template
-from perdure.service.config import Acknowledgements
-from perdure.service.processes import find, remember
+from perdure.service.site import config, local, template
+from perdure.service.site.config import Acknowledgements
+from perdure.service.site.processes import find, remember
 
 PERDURE = (sys.executable, "-m", "perdure.cli.main")
 COMMAND_S = 600

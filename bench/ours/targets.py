@@ -9,7 +9,7 @@ from bench.model import Access, Kind, Result, Skip, Target, Work
 from bench.ours.array import Mode, array
 from bench.work import fio
 from perdure.nbd.server import CONNECTIONS_MAX
-from perdure.service.config import Acknowledgements
+from perdure.service.site.config import Acknowledgements
 
 NITRO_MS = 5.7
 """What connecting, evidence and its verification take together on AWS Nitro, median of published measurements."""

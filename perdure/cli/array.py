@@ -13,7 +13,7 @@ import click
 from perdure.cli import layout, output
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Unavailable
-from perdure.service import artefacts, background, processes
+from perdure.service.site import artefacts, background, processes
 from perdure.service.status import ArrayStatus
 
 

@@ -16,7 +16,8 @@ from perdure.cli.options import DIRECTORY, FILE, Size, absolute, directory_optio
 from perdure.disk import address
 from perdure.errors import Misuse
 from perdure.evidence.roots import Platform
-from perdure.service import artefacts, config, local, relay
+from perdure.service import relay
+from perdure.service.site import artefacts, config, local
 from perdure.simtee import launch
 
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from perdure.cli import output
 from perdure.cli.options import config_options, verb
-from perdure.service import config
 from perdure.service.doctor import finding
 from perdure.service.doctor.finding import Finding, Level
+from perdure.service.site import config
 
 _STYLES: Final = {Level.OK: "green", Level.WARN: "bold yellow", Level.FAIL: "bold red"}
 _EXIT_CODES: Final = {0: "all is well", 1: "there are warnings", 2: "something will not work, or is not safe"}

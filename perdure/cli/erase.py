@@ -9,8 +9,8 @@ import click
 
 from perdure.cli import output, scan
 from perdure.cli.options import FILE, Size, absolute, config_options, find_config, verb
-from perdure.service import background, config
 from perdure.service.control import ask
+from perdure.service.site import background, config
 
 ERASE_S_MAX: Final = 3600.0
 

@@ -16,10 +16,10 @@ from perdure.cli import output
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import PerdureError
 from perdure.evidence.verifier import Verifier, stated_time_ms
-from perdure.service import artefacts
-from perdure.service.config import Config
 from perdure.service.control import ask, error_to_json
-from perdure.service.events import Event, Kind, Level
+from perdure.service.site import artefacts
+from perdure.service.site.config import Config
+from perdure.service.telling.events import Event, Kind, Level
 
 POLL_S: Final = 0.5
 _NOT_KEPT: Final = (

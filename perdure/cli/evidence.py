@@ -21,7 +21,8 @@ from perdure.evidence.policy import SEATS_MAX, Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.evidence.verified import COMMITMENT_BYTES, TPM_REPORT_DATA_BYTES, VerifiedEvidence
 from perdure.evidence.verifier import Verifier
-from perdure.service import artefacts, asking
+from perdure.service import asking
+from perdure.service.site import artefacts
 
 QUESTIONS_MAX: Final = 10_000
 _DOCUMENTS: Final = (Platform.NITRO, Platform.SIMULATED, Platform.NITROTPM)

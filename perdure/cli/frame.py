@@ -19,8 +19,8 @@ from perdure.cli import scan
 from perdure.cli.iostat import Rate, rates
 from perdure.cli.layout import count
 from perdure.cli.output import human_size
-from perdure.service.events import Event, Level
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State
+from perdure.service.telling.events import Event, Level
 
 _GOOD, _WARN, _BAD, _BUSY, _SOFT = "green", "yellow", "bold red", "cyan", "dim"
 _DISKS: Final = {

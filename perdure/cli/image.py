@@ -18,8 +18,8 @@ from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import AWS_NITRO_G1, BUILTIN_CERTIFICATES, Platform
 from perdure.image import build as images
 from perdure.image import eif, expected
-from perdure.service import artefacts, local
 from perdure.service import images as inputs
+from perdure.service.site import artefacts, local
 from perdure.simtee.pki import SimulatedRoot
 from perdure.simtee.tpm import TpmRoot
 

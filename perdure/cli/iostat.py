@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from perdure.cli.options import config_options, find_config, verb
-from perdure.service import background
+from perdure.service.site import background
 from perdure.service.status import ArrayStatus
 from perdure.shell.meter import BOUNDS_US
 

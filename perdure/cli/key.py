@@ -8,7 +8,7 @@ import click
 
 from perdure.cli import output
 from perdure.cli.options import FILE, verb
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 
 
 def register(cli: click.Group) -> None:

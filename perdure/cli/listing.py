@@ -9,8 +9,8 @@ import click
 
 from perdure.cli import output
 from perdure.cli.options import directory_option, verb
-from perdure.service import config, inventory
-from perdure.service.inventory import Row
+from perdure.service.site import config, inventory
+from perdure.service.site.inventory import Row
 
 _HEAD = ("NAME", "SIZE", "K/N", "STATE", "LOSSES", "MAIN", "NBD")
 _EXIT_CODES = {

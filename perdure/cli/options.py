@@ -11,8 +11,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from perdure.errors import Misuse
-from perdure.service import config
-from perdure.service.config import Config
+from perdure.service.site import config
+from perdure.service.site.config import Config
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT_DIRECTORY: Final = "~/.local/state/perdure"

@@ -16,7 +16,7 @@ from perdure.errors import Misuse, Unproved, WrongCommitment
 from perdure.evidence.policy import Policy
 from perdure.evidence.verified import VerifiedEvidence
 from perdure.evidence.verifier import Verifier, stated_time_ms
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 
 RECEIPT_BYTES_MAX: Final = 1 << 28
 """A document for each MiB of a disk that was erased: enough for a range of some ten GiB."""

@@ -18,9 +18,9 @@ from perdure.cli import output, scan
 from perdure.cli.options import Size, complete_seat, config_options, find_config, verb
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse, Unavailable
-from perdure.service import background, config, local, processes
-from perdure.service.config import Config
 from perdure.service.control import ask, error_from_json
+from perdure.service.site import background, config, local, processes
+from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus, DiskState, Repair, RepairState, Verb
 
 POLL_S: Final = 0.2

@@ -11,8 +11,9 @@ import click
 
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Misuse, PerdureError
-from perdure.service import background, wiping
-from perdure.service.config import Config, host_and_port
+from perdure.service import wiping
+from perdure.service.site import background
+from perdure.service.site.config import Config, host_and_port
 from perdure.service.status import ArrayStatus
 
 
@@ -49,7 +50,8 @@ def register(cli: click.Group) -> None:
         try:
             found = _shown_at(find_config(config_file, directory), http)
             wiping.apply()  # from here on this program is another process image, if it was not already
-            from perdure.service import handover, log, main  # noqa: PLC0415  (loads the array code)
+            from perdure.service import handover, main  # noqa: PLC0415  loads the array code
+            from perdure.service.telling import log  # noqa: PLC0415
 
             log.to_stderr(found.tell.log)
             inherited = handover.inherited(os.environ)
@@ -79,7 +81,7 @@ def _shown_at(found: Config, http: str | None) -> Config:
 
 def _check(found: Config) -> int:
     """Do all that can go wrong before a mount, and print what the program before this one asks."""
-    from perdure.service import main, upgrade  # noqa: PLC0415  (loads the array code)
+    from perdure.service import main, upgrade  # noqa: PLC0415  loads the array code
 
     main.require_id(found)
     main.settings_of(found)

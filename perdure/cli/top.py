@@ -21,11 +21,11 @@ from perdure.cli.frame import Look, frame
 from perdure.cli.iostat import rates
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Unavailable
-from perdure.service import background
-from perdure.service.config import Config
 from perdure.service.control import ask
-from perdure.service.events import Event
+from perdure.service.site import background
+from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus
+from perdure.service.telling.events import Event
 
 TURN_S: Final = 1.0
 LOOKS_MAX: Final = 11

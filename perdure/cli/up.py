@@ -10,9 +10,9 @@ import click
 from perdure.cli import layout, output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
-from perdure.service import artefacts, background, config, local, processes, template
-from perdure.service.config import Acknowledgements, Config
-from perdure.service.local import Wish
+from perdure.service.site import artefacts, background, config, local, processes, template
+from perdure.service.site.config import Acknowledgements, Config
+from perdure.service.site.local import Wish
 from perdure.service.status import ArrayStatus, DiskState
 
 SIZE, DISKS, THRESHOLD, LISTEN, DEAD_AFTER_MS = "256M", 5, 3, "unix:nbd.sock", 10_000

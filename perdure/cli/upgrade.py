@@ -12,9 +12,9 @@ import click
 from perdure.cli import output
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Unavailable
-from perdure.service import artefacts, background, processes
-from perdure.service.config import Config
 from perdure.service.control import ask, error_from_json
+from perdure.service.site import artefacts, background, processes
+from perdure.service.site.config import Config
 
 CHECK_S_MAX: Final = 90.0
 """How long the main program may take to find out whether the new one starts."""

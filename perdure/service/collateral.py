@@ -23,7 +23,7 @@ from perdure.errors import MalformedEvidence, Misuse
 from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.snp.certificates import certificate_table
 from perdure.evidence.tdx import collateral as statements
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 
 logger = logging.getLogger("perdure")
 LOOK_S: Final = 1.0

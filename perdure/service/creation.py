@@ -8,10 +8,10 @@ from perdure.api import Settings, create_array_async
 from perdure.array.geometry import HISTORY_SECTORS
 from perdure.array.world import Opened
 from perdure.errors import Misuse
-from perdure.service import artefacts, config, template
-from perdure.service.artefacts import ArrayRecord
-from perdure.service.config import Config
 from perdure.service.main import settings_of
+from perdure.service.site import artefacts, config, template
+from perdure.service.site.artefacts import ArrayRecord
+from perdure.service.site.config import Config
 
 
 def create_array(found: Config) -> Config:

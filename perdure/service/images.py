@@ -23,7 +23,7 @@ from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.image import runtime
 from perdure.image.runtime import LOCK_FILE, Package
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 
 KERNEL_BYTES_MAX: Final = 1 << 28
 MODULES_FILE: Final = "modules"

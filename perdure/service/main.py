@@ -26,15 +26,15 @@ from perdure.errors import Fork, Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
 from perdure.nbd.server import resume as resume_nbd
 from perdure.nbd.server import serve as serve_nbd
-from perdure.service import artefacts, processes
 from perdure.service.collateral import CollateralFolder
-from perdure.service.config import Acknowledgements, Attest, Config, WhenTooFew
 from perdure.service.control import ControlServer, Request
 from perdure.service.handover import Handover
 from perdure.service.metered import Metered
-from perdure.service.notify import Notifier
 from perdure.service.service import Service
+from perdure.service.site import artefacts, processes
+from perdure.service.site.config import Acknowledgements, Attest, Config, WhenTooFew
 from perdure.service.status import ArrayStatus
+from perdure.service.telling.notify import Notifier
 
 RETRY_S: Final = 1.0
 """How long a program that comes after another waits before it tries to mount again."""

@@ -14,23 +14,23 @@ from perdure.array.history import History
 from perdure.array.session import Proof
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.nbd.server import NbdServer
-from perdure.service import http
-from perdure.service.automatic import Automatic
-from perdure.service.config import Config
 from perdure.service.control import ControlServer, Request
-from perdure.service.erasing import Erasing
-from perdure.service.events import EventLog, Kind, Level
 from perdure.service.handover import Handover
 from perdure.service.metered import Metered
-from perdure.service.notify import Notifier
 from perdure.service.observe import Surroundings, observe
-from perdure.service.repair import Repairs
+from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus, State
+from perdure.service.telling import http
+from perdure.service.telling.events import EventLog, Kind, Level
+from perdure.service.telling.notify import Notifier
+from perdure.service.telling.views import Views
+from perdure.service.telling.watch import Watcher
+from perdure.service.telling.webhook import Webhook
 from perdure.service.upgrade import Parts, Upgrade
-from perdure.service.verification import verify
-from perdure.service.views import Views
-from perdure.service.watch import Watcher
-from perdure.service.webhook import Webhook
+from perdure.service.upkeep.automatic import Automatic
+from perdure.service.upkeep.erasing import Erasing
+from perdure.service.upkeep.repair import Repairs
+from perdure.service.upkeep.verification import verify
 
 logger = logging.getLogger("perdure")
 

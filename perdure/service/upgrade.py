@@ -30,13 +30,13 @@ from perdure.array.engine import Array
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.nbd.server import NbdServer
 from perdure.service import handover
-from perdure.service.config import Config
 from perdure.service.control import ControlServer, Handler, error_to_json
-from perdure.service.erasing import Erasing
-from perdure.service.events import EventLog
 from perdure.service.handover import Handover
-from perdure.service.notify import Notifier
-from perdure.service.repair import Repairs
+from perdure.service.site.config import Config
+from perdure.service.telling.events import EventLog
+from perdure.service.telling.notify import Notifier
+from perdure.service.upkeep.erasing import Erasing
+from perdure.service.upkeep.repair import Repairs
 
 CHECK_S_MAX: Final = 60.0
 """How long the new program may take to say that it starts."""

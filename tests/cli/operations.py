@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from perdure.service import config, local
 from perdure.service.control import ask
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.local import Wish
 from tests.cli.console import Shell, blocks, steps
 from tests.cli.rig import Rig, perdure
 

@@ -30,9 +30,9 @@ from typing import Any
 import psutil
 
 from perdure.errors import Unavailable
-from perdure.service import processes
 from perdure.service.control import ask
-from perdure.service.processes import Process
+from perdure.service.site import processes
+from perdure.service.site.processes import Process
 
 SIZE = "16M"
 DEAD_AFTER_MS = 1000

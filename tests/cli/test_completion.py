@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from perdure.service import local
-from perdure.service.local import Wish
+from perdure.service.site import local
+from perdure.service.site.local import Wish
 from tests.cli.rig import perdure
 
 ASK = """

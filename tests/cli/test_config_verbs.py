@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from perdure.service import processes
 from perdure.service.control import ask
+from perdure.service.site import processes
 from tests.cli.rig import perdure
 
 CONFIG = """\

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 from tests.cli.rig import Rig
 from tests.page import shown
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from perdure.service import config, local
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.local import Wish
 from tests.cli.rig import Rig, perdure
 
 

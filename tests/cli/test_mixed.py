@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.service import template
+from perdure.service.site import template
 
 from .rig import Rig, perdure
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
-from perdure.service import config
+from perdure.service.site import config
 from tests.cli.console import blocks
 from tests.cli.operations import (
     LEADS,

@@ -15,9 +15,9 @@ import pytest
 
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.image.build import build_simulated
-from perdure.service import config, local
-from perdure.service.artefacts import new_key
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.artefacts import new_key
+from perdure.service.site.local import Wish
 from tests.cli.rig import Rig, _Nbd
 
 SECTOR = 4096

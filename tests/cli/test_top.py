@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from perdure.cli.frame import Look, frame, plain
-from perdure.service.events import Event, Kind, Level
 from perdure.service.status import DiskState, RepairState, State, Verb
+from perdure.service.telling.events import Event, Kind, Level
 from tests.cli.rig import Rig
 from tests.service import statuses
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from perdure.service import processes
+from perdure.service.site import processes
 from tests.cli.rig import SIZE, Rig, is_running, perdure
 
 PROCESSES = ("main", "disk-0", "disk-1", "disk-2")

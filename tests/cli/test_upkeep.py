@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 
-from perdure.service import config
+from perdure.service.site import config
 from tests.cli.rig import Rig
 
 

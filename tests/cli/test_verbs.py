@@ -156,7 +156,7 @@ def test_a_defect_is_one_sentence_with_a_file(invoke, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("perdure.service.artefacts.read_bounded", broken)
+    monkeypatch.setattr("perdure.service.site.artefacts.read_bounded", broken)
     code, out, err = invoke("image", "measure", "x")
     assert (code, out) == (2, "")
     assert "This is a defect in Perdure (ZeroDivisionError('on purpose'))" in err

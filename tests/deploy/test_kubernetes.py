@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from perdure.service import config
+from perdure.service.site import config
 from tests.deploy.files import DEPLOY, tool
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not here; pip install kubernetes-validate brings it")

@@ -31,11 +31,11 @@ from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.disk import wire
 from perdure.disk.wire import Opcode, OpKind
 from perdure.errors import Misuse, Unavailable
-from perdure.service import artefacts, config, local
-from perdure.service.config import Acknowledgements
 from perdure.service.control import ask
 from perdure.service.creation import create_array
-from perdure.service.local import Wish
+from perdure.service.site import artefacts, config, local
+from perdure.service.site.config import Acknowledgements
+from perdure.service.site.local import Wish
 from tests.cli.rig import Done, Rig, _Nbd
 from tests.disk import client
 from tests.system.proxy import Frame, Proxy, unchanged

@@ -6,7 +6,7 @@ import pytest
 
 from perdure.disk import wire
 from perdure.disk.wire import LINK_BYTES, Opcode, Wants
-from perdure.service.config import Acknowledgements
+from perdure.service.site.config import Acknowledgements
 from tests.lying_host.host import SECTOR, LyingHost, data_of, forged_answer
 from tests.system.proxy import Forged, Way, unchanged
 

@@ -16,8 +16,8 @@ import perdure
 from perdure import api
 from perdure.array.join import Progress
 from perdure.disk.wire import Opcode
-from perdure.service import config
 from perdure.service.main import settings_of
+from perdure.service.site import config
 from perdure.shell.channel import SocketChannel
 from tests.lying_host.host import SECTOR, LyingHost, data_of
 from tests.system.proxy import Way

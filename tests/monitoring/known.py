@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from perdure.service.metrics import render
 from perdure.service.status import RepairState, Verb
+from perdure.service.telling.metrics import render
 from tests.service import statuses
 
 REPAIRS = (statuses.repair(), statuses.repair(Verb.SCRUB, None, RepairState.DONE))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from perdure.service import http
+from perdure.service.telling import http
 from tests.monitoring import test_alerts
 from tests.monitoring.known import families
 

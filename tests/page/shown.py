@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from perdure.service import artefacts, config, local
-from perdure.service.local import Wish
+from perdure.service.site import artefacts, config, local
+from perdure.service.site.local import Wish
 from tests.cli.rig import Rig, _Nbd
 
 SECTOR = 4096

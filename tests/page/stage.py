@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from perdure.service import http
-from perdure.service.events import Event
 from perdure.service.status import ArrayStatus
-from perdure.service.views import Views
+from perdure.service.telling import http
+from perdure.service.telling.events import Event
+from perdure.service.telling.views import Views
 
 
 @dataclass

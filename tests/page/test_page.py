@@ -10,8 +10,8 @@ import pytest
 
 from perdure.errors import Fenced
 from perdure.service.control import error_to_json
-from perdure.service.events import Event, Kind, Level
 from perdure.service.status import DiskState, RepairState, State, Verb
+from perdure.service.telling.events import Event, Kind, Level
 from tests.cli.rig import Rig
 from tests.page import shown
 from tests.page.browser import Browser

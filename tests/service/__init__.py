@@ -1,1 +1,1 @@
-"""Tests of the main program's configuration, files, processes and control socket."""
+"""Tests of the main program as a service."""

@@ -7,8 +7,9 @@ import pytest
 from perdure import api
 from perdure.array.commands import Authority
 from perdure.errors import Disconnected, Misuse, Refused
-from perdure.service import artefacts, asking, local
-from tests.service.site import Site
+from perdure.service import asking
+from perdure.service.site import artefacts, local
+from tests.service.furnished import Site
 
 STRANGER = Authority(b"\x01" * 32)
 

@@ -24,8 +24,8 @@ import psutil
 import pytest
 
 from perdure.array.geometry import Geometry
-from perdure.service import config, local
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.local import Wish
 from tests.cli.rig import WAIT_S, Rig, _Nbd
 from tests.system.rig import seeded, up_again
 

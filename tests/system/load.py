@@ -18,8 +18,8 @@ from pathlib import Path
 
 from perdure import api
 from perdure.array.engine import Array
-from perdure.service import config
 from perdure.service.main import settings_of
+from perdure.service.site import config
 
 SECTOR = 4096
 WRITERS = 6

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.service import config, local
-from perdure.service.config import Config
 from perdure.service.creation import create_array
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.config import Config
+from perdure.service.site.local import Wish
 from tests.cli.rig import Rig
 
 CLIENT_S = 110

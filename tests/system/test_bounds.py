@@ -22,16 +22,16 @@ from perdure.array.commands import Command
 from perdure.disk import serve, wire
 from perdure.image.build import build_simulated
 from perdure.nbd.wire import PAYLOAD_BYTES_MAX
-from perdure.service import config, local
 from perdure.service.control import REQUEST_BYTES_MAX, ask
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.local import Wish
 from perdure.shell.channel import REPLY_BYTES_MAX
 from tests.cli.rig import Rig
 from tests.disk import client
 from tests.lying_host.host import LyingHost
 from tests.nbd import frames
-from tests.service.site import Site
-from tests.service.site import until as until_seen
+from tests.service.furnished import Site
+from tests.service.furnished import until as until_seen
 from tests.system.proxy import HangUp, Raw, Way, unchanged
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from perdure import api
-from perdure.service import processes
 from perdure.service.main import settings_of
+from perdure.service.site import processes
 from tests.cli.rig import Rig
 from tests.system import load
 from tests.system.rig import blank_disk, call, helper, new_array, seeded

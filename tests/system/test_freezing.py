@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from perdure.service import artefacts
+from perdure.service.site import artefacts
 from tests.cli.rig import Rig
 
 SECTOR = 4096

@@ -25,9 +25,9 @@ import perdure as package
 from perdure import RELEASE
 from perdure.api import Host
 from perdure.errors import Misuse, Unavailable
-from perdure.service import artefacts, config, processes
 from perdure.service.control import ask
 from perdure.service.main import settings_of
+from perdure.service.site import artefacts, config, processes
 from tests.cli.rig import Rig, _Nbd
 from tests.system import copier
 from tests.system.rig import FileSystem, call, helper, how_to_mount, up_again

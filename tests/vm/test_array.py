@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perdure.service import template
+from perdure.service.site import template
 from perdure.simtee.tpm import TpmRoot
 from tests.cli.rig import Rig, perdure
 

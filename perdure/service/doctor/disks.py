@@ -20,8 +20,8 @@ from perdure.evidence.collateral import Collateral
 from perdure.evidence.policy import Policy
 from perdure.evidence.verifier import Verifier
 from perdure.service import asking
-from perdure.service.config import Config
 from perdure.service.doctor.finding import Finding, Level, fail, ok, warn
+from perdure.service.site.config import Config
 
 ALL_MS_MAX: Final = 12_000
 """Of one disk, connecting and answering, and whatever else may hold it up: an examination always ends."""

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 from perdure.evidence.collateral import NONE
-from perdure.service import background
 from perdure.service import collateral as folder
-from perdure.service.config import Config
 from perdure.service.doctor import disks, look, site, software
 from perdure.service.doctor.disks import Trust
 from perdure.service.doctor.finding import Finding, Level, ok
+from perdure.service.site import background
+from perdure.service.site.config import Config
 
 
 def examine(path: Path, *, must_exist: bool) -> list[Finding]:

@@ -11,10 +11,11 @@ from perdure.array.commands import Authority
 from perdure.errors import Misuse, PerdureError
 from perdure.evidence.policy import Policy
 from perdure.evidence.roots import Platform
-from perdure.service import artefacts, background, collateral, config
-from perdure.service.config import Config
+from perdure.service import collateral
 from perdure.service.doctor import expiry
 from perdure.service.doctor.finding import Finding, fail, ok, warn
+from perdure.service.site import artefacts, background, config
+from perdure.service.site.config import Config
 from perdure.service.status import State
 
 

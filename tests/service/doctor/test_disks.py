@@ -8,11 +8,11 @@ import pytest
 
 from perdure.array.commands import Authority
 from perdure.evidence.collateral import NONE
-from perdure.service import artefacts, local
 from perdure.service.doctor import disks
 from perdure.service.doctor.disks import Trust
 from perdure.service.doctor.finding import Level
-from tests.service.site import Site
+from perdure.service.site import artefacts, local
+from tests.service.furnished import Site
 
 
 @pytest.fixture(scope="module")

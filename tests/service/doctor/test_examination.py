@@ -2,10 +2,10 @@
 
 import os
 
-from perdure.service import config, local
 from perdure.service.doctor.examination import examine
 from perdure.service.doctor.finding import Level
-from perdure.service.local import Wish
+from perdure.service.site import config, local
+from perdure.service.site.local import Wish
 
 OF_THE_MACHINE = 15
 

@@ -6,11 +6,11 @@ import socket
 import pytest
 
 from perdure.evidence.policy import Policy, TrustedRoot
-from perdure.service import artefacts, config, local
-from perdure.service.artefacts import ArrayRecord
 from perdure.service.doctor import site
 from perdure.service.doctor.finding import Level
-from perdure.service.local import Wish
+from perdure.service.site import artefacts, config, local
+from perdure.service.site.artefacts import ArrayRecord
+from perdure.service.site.local import Wish
 
 ID = "ab" * 32
 

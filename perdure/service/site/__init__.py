@@ -1,0 +1,1 @@
+"""What lies on this machine: the configuration, the files beside it, and the processes that they name."""

@@ -1,0 +1,1 @@
+"""What the service tells people and programs: events, the log, systemd, the page and its metrics."""

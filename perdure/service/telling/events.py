@@ -1,0 +1,286 @@
+"""What happened to an array: every change of state, kept in the array's own history, told to whoever listens.
+
+An event is noted at once, in memory, and gets its number; a task of its own then appends it to the history, where it
+is sealed and cannot be rolled back, and posts it to the webhook. Events of an array that has stopped cannot be kept
+there any more; they are in the log and are shown as long as this main program runs. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from perdure.array.history import BODY_BYTES_MAX, History
+from perdure.array.session import Proof
+from perdure.errors import Misuse, PerdureError
+from perdure.service.telling.webhook import Webhook
+
+RECENT_MAX: Final = 1000
+"""Events that are kept in memory, without their evidence."""
+WAITING_MAX: Final = 200
+"""Events that wait to be kept; of louder ones twice as many. More come only while the array takes none."""
+MESSAGE_CHARS_MAX: Final = 4000
+REPLY_MAX: Final = 200
+"""Events in one answer."""
+JSON_BYTES_MAX: Final = 1 << 20
+"""Of one event, as it comes out of the history."""
+
+logger = logging.getLogger("perdure")
+
+
+class Kind(StrEnum):
+    """What an event is about."""
+
+    ARRAY = "array"
+    DISK = "disk"
+    REPAIR = "repair"
+    ERASE = "erase"
+    COMMAND = "command"
+    """Somebody asked the main program for something."""
+
+
+class Level(StrEnum):
+    """How loud it is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    """Evidence of a rollback or a clone, or the array has stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Evidence that belongs to an event: a HELLO and its answer, which anybody with the policy can judge."""
+
+    seat: int
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `number` counts from 1 for each array; `unix_ms` is the main program's clock."""
+
+    number: int
+    unix_ms: int
+    kind: Kind
+    level: Level
+    message: str
+    seat: int | None = None
+    instance: str | None = None
+    state: str | None = None
+    """What the array or the disk has become."""
+    evidence_seats: tuple[int, ...] = ()
+    """Whose evidence is attached; `perdure events --evidence NUMBER` gives it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `events --json` prints it and the webhook gets it."""
+        return {
+            "number": self.number,
+            "unix_ms": self.unix_ms,
+            "kind": self.kind,
+            "level": self.level,
+            "message": self.message,
+            "seat": self.seat,
+            "instance": self.instance,
+            "state": self.state,
+            "evidence_seats": list(self.evidence_seats),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Event:
+        """Read one."""
+        made = {"kind": Kind(value["kind"]), "level": Level(value["level"])}
+        return cls(**{**value, **made, "evidence_seats": tuple(value["evidence_seats"])})
+
+
+class EventLog:
+    """The events of one mounted array."""
+
+    def __init__(self, history: History, webhook: Webhook | None, now_unix_ms: Callable[[], int]) -> None:
+        self._history = history
+        self._webhook = webhook
+        self._now_unix_ms = now_unix_ms
+        self._recent: deque[Event] = deque(maxlen=RECENT_MAX)
+        self._latest: dict[str, Event] = {}
+        """By state: the last event of each, also when the others have pushed it out."""
+        self._lacking = 0
+        """Events that found no room to wait in since the last that did."""
+        self._waiting: deque[tuple[Event, Sequence[Attached]]] = deque()
+        self._news = asyncio.Event()
+        self._is_loaded = False
+        self._last = 0
+        self.failure: str | None = None
+        """Why events are not kept in the array any more; None while they are."""
+        self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def last(self) -> int:
+        """The number of the last event; 0 while the history is still being read."""
+        return self._last if self._is_loaded else 0
+
+    def note(
+        self,
+        kind: Kind,
+        level: Level,
+        message: str,
+        *,
+        seat: int | None = None,
+        instance: str | None = None,
+        state: str | None = None,
+        evidence: Sequence[Attached] = (),
+    ) -> None:
+        """Take an event in, at once; it is written to the log too.
+
+        What finds no room, because the array takes none for long, is in the log only; that it was so is an event.
+        """
+        seats, message = tuple(attached.seat for attached in evidence), message[:MESSAGE_CHARS_MAX]
+        event = Event(0, self._now_unix_ms(), kind, level, message, seat, instance, state, seats)
+        logger.log(_LOG_LEVELS[level], "%s", message, extra={"event": event})
+        if len(self._waiting) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
+            self._lacking += 1
+            return
+        self._waiting.append((event, evidence))
+        self._number()
+
+    def _number(self) -> None:
+        """Give numbers to what waits, once it is known which was the last."""
+        if not self._is_loaded:
+            return
+        for at, (event, evidence) in enumerate(self._waiting):
+            if not event.number:
+                self._last += 1
+                numbered = replace(event, number=self._last)
+                self._waiting[at] = (numbered, evidence)
+                self._remember(numbered)
+                if (
+                    self._webhook is not None
+                ):  # now: an array that waits for its disks keeps nothing, and alarms must out
+                    self._webhook.post(numbered.to_json())
+        self._news.set()
+
+    def _remember(self, event: Event) -> None:
+        self._recent.append(event)
+        if event.state is not None:
+            self._latest[event.state] = event
+
+    # Keeping ----------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._load()
+        except PerdureError as error:
+            self._give_up(error)
+        self._is_loaded = True
+        self._number()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                await self._keep(*self._waiting[0])
+                self._waiting.popleft()
+            if self._lacking:
+                count, self._lacking = self._lacking, 0
+                self.note(
+                    Kind.ARRAY, Level.WARNING, f"{count} events found no room to wait in; they are in the log only"
+                )
+
+    async def _load(self) -> None:
+        await self._history.load()
+        numbers = self._history.numbers
+        self._last = numbers[-1] if numbers else 0
+        for number in numbers[-RECENT_MAX:]:
+            body = await self._history.read(number)
+            try:
+                self._remember(_decode(body)[0])
+            except Misuse as error:
+                self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)))
+
+    async def _keep(self, event: Event, evidence: Sequence[Attached]) -> None:
+        if self.failure is None:
+            try:
+                await self._history.append(_encode(event, evidence))
+            except PerdureError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: PerdureError) -> None:
+        self.failure = str(error)
+        logger.warning("events are not kept in the array any more: %s", error)
+
+    # Showing ----------------------------------------------------------------------------------------------
+
+    def since(self, number: int) -> list[Event]:
+        """The events after `number`, oldest first, at most `REPLY_MAX` of them, of those in memory."""
+        return [event for event in self._recent if event.number > number][:REPLY_MAX]
+
+    @property
+    def began_unix_ms(self) -> int | None:
+        """When the first event of all was; 0 when that is forgotten, None before there is any or while it is read."""
+        if not self._is_loaded or not self._recent:
+            return None
+        return self._recent[0].unix_ms if self._recent[0].number == 1 else 0
+
+    def latest(self, state: str) -> Event | None:
+        """The last event by which something became `state`, of those in memory and of those noted since the mount."""
+        return self._latest.get(state)
+
+    async def find(self, number: int) -> tuple[Event, list[Attached]]:
+        """One event, with its evidence. Raises Misuse when it is not in the history, and what reading raises."""
+        return await self._kept(number)
+
+    async def _kept(self, number: int) -> tuple[Event, list[Attached]]:
+        return _decode(await self._history.read(number))
+
+    async def kept(self) -> None:
+        """Return when all that was noted is kept, or cannot be."""
+        while self._waiting and not self._task.done():
+            await asyncio.sleep(0.01)
+
+    async def settle(self) -> None:
+        """The same, and posted, as far as the webhook takes it in a few seconds."""
+        await self.kept()
+        if self._webhook is not None:
+            await self._webhook.settle()
+
+    async def stop(self) -> None:
+        """Let go of what runs."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+_LOG_LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.CRITICAL: logging.CRITICAL}
+
+
+def _encode(event: Event, evidence: Sequence[Attached]) -> bytes:
+    """What the history keeps. Evidence that does not fit is left out, which the event then says."""
+    for kept in (evidence, ()):
+        seats = tuple(attached.seat for attached in kept)
+        proofs = [
+            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()} for one in kept
+        ]
+        value = {**replace(event, evidence_seats=seats).to_json(), "evidence": proofs}
+        text = json.dumps(value).encode()
+        body = zlib.compress(text, 9)
+        if len(body) <= BODY_BYTES_MAX and len(text) <= JSON_BYTES_MAX:
+            return body
+    raise Misuse("An event's sentence is longer than the history takes.")
+
+
+def _decode(body: bytes) -> tuple[Event, list[Attached]]:
+    try:
+        value = json.loads(zlib.decompressobj().decompress(body, JSON_BYTES_MAX))
+        proofs = value.pop("evidence")
+        attached = [
+            Attached(one["seat"], Proof(bytes.fromhex(one["question"]), bytes.fromhex(one["answer"]))) for one in proofs
+        ]
+        return Event.from_json(value), attached
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        raise Misuse(
+            "This event was written by another release of the main program, in a form that is not known."
+        ) from None

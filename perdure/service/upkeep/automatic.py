@@ -1,0 +1,82 @@
+"""What is mended without being asked: a spare takes the seat of a disk that is gone, and scrubs come round in time.
+
+A disk that an operator took offline is not replaced: that one will be back. Each spare is tried once by each main
+program; why one was no good is among the events.
+"""
+
+from __future__ import annotations
+
+from perdure.errors import PerdureError
+from perdure.service.control import Request
+from perdure.service.observe import IN_USE
+from perdure.service.site.config import Config
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State, Verb
+from perdure.service.telling.events import EventLog, Kind, Level
+from perdure.service.telling.watch import SCRUBBED
+from perdure.service.upkeep.repair import Repairs
+
+_LEFT_ALONE = (*IN_USE, DiskState.REBUILDING, DiskState.OFFLINE)
+
+
+class Automatic:
+    """Spares and scrubs of one array."""
+
+    def __init__(self, found: Config, repairs: Repairs, events: EventLog) -> None:
+        self.spares = list(found.spares)
+        """Addresses that are still to be had."""
+        self._config = found
+        self._repairs = repairs
+        self._events = events
+        self._used: dict[int, str] = {}
+        """The spare that is being rebuilt, by seat."""
+
+    def scrubbed_unix_ms(self) -> int | None:
+        """When the last whole scrub ended; None when that is not known."""
+        event = self._events.latest(SCRUBBED)
+        return None if event is None else event.unix_ms
+
+    def look(self, status: ArrayStatus, now_unix_ms: int) -> None:
+        """Begin what is due; to be called a few times a second."""
+        if status.failure is not None:
+            return
+        self._follow_up(status)
+        for disk in status.disks:
+            if disk.state not in _LEFT_ALONE and self.spares and self._is_free(disk.seat):
+                self._replace(disk)
+        if self._is_scrub_due(status, now_unix_ms):
+            self._begin(Request(Verb.SCRUB, bytes_per_s_max=self._config.repair.scrub_rate), "a scrub is due")
+
+    def _is_free(self, seat: int) -> bool:
+        return seat not in self._used and self._repairs.is_empty(seat)
+
+    def _replace(self, disk: DiskStatus) -> None:
+        spare = self.spares.pop(0)
+        request = Request(Verb.REPLACE, seat=disk.seat, address=spare, bytes_per_s_max=self._config.repair.replace_rate)
+        if self._begin(request, f"the spare at {spare} takes seat {disk.seat}, whose disk is {disk.state}"):
+            self._used[disk.seat] = spare
+
+    def _begin(self, request: Request, why: str) -> bool:
+        try:
+            self._repairs.start(request)
+        except PerdureError as error:
+            self._events.note(Kind.REPAIR, Level.WARNING, f"{why}, but that cannot be: {error}", seat=request.seat)
+            return False
+        self._events.note(Kind.REPAIR, Level.INFO, why, seat=request.seat)
+        return True
+
+    def _follow_up(self, status: ArrayStatus) -> None:
+        """Where a spare has become a member, or was no good, another may be used."""
+        for repair in status.repairs:
+            if repair.seat in self._used and repair.state.is_over and repair.address == self._used[repair.seat]:
+                del self._used[repair.seat]
+
+    def _is_scrub_due(self, status: ArrayStatus, now_unix_ms: int) -> bool:
+        every_s = self._config.repair.scrub_every_s
+        if every_s is None or status.state is not State.ONLINE:
+            return False
+        if any(not repair.state.is_over for repair in status.repairs):
+            return False
+        ended = [repair.started_unix_ms + repair.duration_ms for repair in status.repairs if repair.verb is Verb.SCRUB]
+        began = self._events.began_unix_ms  # where nothing is known of a scrub, since then there was none
+        known = self.scrubbed_unix_ms() or (now_unix_ms if began is None else began)
+        return now_unix_ms - max([known, *ended]) >= every_s * 1000

@@ -1,0 +1,1 @@
+"""Tests of events, the page and the metrics."""

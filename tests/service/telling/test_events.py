@@ -1,0 +1,338 @@
+"""Events: numbered, kept in the array with their evidence, told to a webhook; none is lost without a word."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from perdure.api import Host
+from perdure.array.geometry import HISTORY_SECTORS, Geometry
+from perdure.array.history import History
+from perdure.array.session import Proof
+from perdure.errors import Misuse
+from perdure.service.main import settings_of
+from perdure.service.telling import events
+from perdure.service.telling.events import Attached, EventLog, Kind, Level
+from perdure.service.telling.webhook import Webhook
+from tests.service.furnished import SIZE_BYTES, Site, until
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path)
+    yield site
+    site.end()
+
+
+def lives(site, *stories):
+    """Each story gets the event log of a main program of its own, one after another, on one array."""
+
+    async def main():
+        array_id = None
+        for story in stories:
+            host = Host(settings_of(site.found))
+            try:
+                if array_id is None:
+                    array = await host.create(Geometry.for_size(2, 3, SIZE_BYTES, HISTORY_SECTORS))
+                    array_id = array.array_id
+                else:
+                    array = await host.mount(array_id)
+                log = EventLog(History(array), None, host.runtime.unix_ms)
+                await story(log, array)
+                await log.stop()
+                if array.committer.failure is None:
+                    await array.close()
+            finally:
+                await host.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def note(log, message, **given):
+    log.note(given.pop("kind", Kind.DISK), given.pop("level", Level.WARNING), message, **given)
+
+
+def test_events_outlive_the_main_program_with_their_evidence(site):
+    proof = Proof(b"question" * 20, b"answer" * 900)
+
+    async def first(log, array):
+        note(log, "one", seat=2, instance="ab", state="clone", evidence=[Attached(2, proof)])
+        note(log, "two", kind=Kind.COMMAND, level=Level.INFO)
+        await log.settle()
+        assert [(event.number, event.message) for event in log.since(0)] == [(1, "one"), (2, "two")]
+
+    async def second(log, array):
+        note(log, "three")
+        await log.settle()
+        shown = log.since(0)
+        assert [(event.number, event.message) for event in shown] == [(1, "one"), (2, "two"), (3, "three")]
+        assert (shown[0].seat, shown[0].state, shown[0].evidence_seats) == (2, "clone", (2,))
+        assert log.latest("clone") == shown[0]
+        assert [event.number for event in log.since(2)] == [3]
+        event, attached = await log.find(1)
+        assert (event, attached) == (shown[0], [Attached(2, proof)])
+        with pytest.raises(Misuse, match="has no record 4; it has 1 to 3"):
+            await log.find(4)
+
+    lives(site, first, second)
+
+
+def test_evidence_that_does_not_fit_is_left_out_and_the_event_says_so(site):
+    many = [Attached(seat, Proof(b"", bytes(range(256)) * 60 + bytes([seat]) + os.urandom(9000))) for seat in range(5)]
+
+    async def first(log, array):
+        note(log, "loud", evidence=many)
+        await log.settle()
+        event, attached = await log.find(1)
+        assert (event.message, event.evidence_seats, attached) == ("loud", (), [])
+
+    lives(site, first)
+
+
+def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(site, caplog):
+    async def first(log, array):
+        note(log, "before")
+        await log.settle()
+        array.committer.fail(Misuse("it has stopped"))
+        note(log, "after", level=Level.CRITICAL)
+        await log.settle()
+        assert [event.message for event in log.since(0)] == ["before", "after"]
+        assert "it has stopped" in log.failure
+        assert "events are not kept in the array any more" in caplog.text
+
+    async def second(log, array):
+        await until(lambda: log.last)
+        assert [event.message for event in log.since(0)] == ["before"]
+
+    lives(site, first, second)
+
+
+def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
+    async def first(log, array):
+        note(log, "mine")
+        await log.settle()
+
+    async def second(log, array):
+        await log.stop()
+        history = History(array)
+        await history.load()
+        await history.append(b"not zlib")
+
+    async def third(log, array):
+        note(log, "goes on")
+        await log.settle()
+        assert log.failure is None
+        shown = [event.message for event in log.since(0)]
+        assert (shown[0], shown[2]) == ("mine", "goes on")
+        assert "written by another release" in shown[1]
+
+    async def fourth(log, array):
+        await until(lambda: log.last)
+        assert log.since(0)[-1].message == "goes on"
+
+    lives(site, first, second, third, fourth)
+
+
+def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
+    large = [Attached(seat, Proof(b"", bytes(66_000))) for seat in range(16)]
+
+    async def first(log, array):
+        note(log, "loud", evidence=large)
+        note(log, "x" * 100_000)
+        await log.settle()
+        assert log.failure is None
+        assert (await log.find(1))[1] == []
+        assert len((await log.find(2))[0].message) == events.MESSAGE_CHARS_MAX
+
+    lives(site, first)
+
+
+def test_while_the_array_takes_none_events_are_posted_and_those_that_wait_are_bounded(site, monkeypatch):
+    monkeypatch.setattr(events, "WAITING_MAX", 5)
+
+    class Posted:
+        def __init__(self):
+            self.values = []
+
+        def post(self, value):
+            self.values.append(value["message"])
+
+        async def settle(self):
+            pass
+
+    async def first(log, array):
+        await until(lambda: log._is_loaded)
+        log._webhook = Posted()
+        gate, append = asyncio.Event(), log._history.append
+
+        async def slowly(body):
+            await gate.wait()
+            return await append(body)
+
+        log._history.append = slowly
+        for number in range(20):
+            note(log, str(number))
+        note(log, "suspended", level=Level.CRITICAL)
+        assert log._webhook.values == ["0", "1", "2", "3", "4", "suspended"]
+        gate.set()
+        await until(lambda: log.last == 7)
+        await log.settle()
+        shown = [(event.number, event.message) for event in log.since(0)]
+        assert shown[4:] == [
+            (5, "4"),
+            (6, "suspended"),
+            (7, "15 events found no room to wait in; they are in the log only"),
+        ]
+        assert (await log.find(7))[0].message == shown[6][1]
+
+    lives(site, first)
+
+
+# The webhook ----------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A real HTTP server that takes events, after it has refused some."""
+
+    def __init__(self, refusals=0):
+        self.got, self.left = [], refusals
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.left -= 1
+                if outer.left < 0:
+                    outer.got.append(json.loads(body))
+                self.send_response(503 if outer.left >= 0 else 204)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr("perdure.service.telling.webhook.FIRST_WAIT_S", 0.01)
+
+
+@pytest.mark.parametrize("refusals", [0, 2])
+def test_events_are_posted_in_order_also_to_a_server_that_first_refuses(fast, refusals):
+    server = Server(refusals)
+
+    async def main():
+        hook = Webhook(server.url)
+        for number in range(3):
+            hook.post({"number": number})
+        await hook.settle()
+        return hook.dropped
+
+    try:
+        assert asyncio.run(main()) == 0
+        assert server.got == [{"number": 0}, {"number": 1}, {"number": 2}]
+    finally:
+        server.close()
+
+
+def test_a_server_that_is_gone_costs_events_and_they_are_counted(fast, caplog):
+    server = Server()
+    server.close()
+
+    async def main():
+        hook = Webhook(server.url)
+        hook.post({"number": 1})
+        hook.post({"number": 2})
+        await hook.settle()
+        return hook.dropped
+
+    assert asyncio.run(main()) == 2
+    assert "did not take an event: 4 tries have failed; 2 given up so far" in caplog.text
+
+
+def test_what_waits_for_a_slow_server_is_bounded(fast, monkeypatch):
+    monkeypatch.setattr("perdure.service.telling.webhook.WAITING_MAX", 3)
+
+    async def main():
+        hook = Webhook("http://127.0.0.1:1/")
+        for number in range(5):
+            hook.post({"number": number})
+        return hook.dropped, len(hook._waiting)
+
+    assert asyncio.run(main()) == (2, 3)
+
+
+def test_a_server_that_drips_holds_up_neither_the_next_post_nor_the_end(fast, monkeypatch):
+    """It sends a byte now and then, so no operation on the socket ever takes too long."""
+    monkeypatch.setattr("perdure.service.telling.webhook.TIMEOUT_S", 0.3)
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not ended.wait(0.05):
+                    peer.sendall(b"y")
+
+        threading.Thread(target=drip, daemon=True).start()
+
+        async def main():
+            hook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            hook.post({"number": 1})
+            hook.post({"number": 2})
+            await hook.settle()
+            return hook.dropped
+
+        begun = time.monotonic()
+        dropped = asyncio.run(main())  # joins the loop's own threads
+        assert time.monotonic() - begun < 10
+        assert dropped == 2
+        ended.set()
+
+
+def test_a_redirect_is_refused(fast):
+    server = Server()
+    target = server.url
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.end_headers()
+
+        def do_GET(self):
+            raise AssertionError("the post became a question")
+
+        def log_message(self, *_):
+            pass
+
+    redirecting = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=redirecting.serve_forever, daemon=True).start()
+
+    async def main():
+        hook = Webhook(f"http://127.0.0.1:{redirecting.server_port}/")
+        hook.post({"number": 1})
+        await hook.settle()
+        return hook.dropped
+
+    try:
+        assert asyncio.run(main()) == 1
+        assert server.got == []
+    finally:
+        redirecting.shutdown()
+        redirecting.server_close()
+        server.close()

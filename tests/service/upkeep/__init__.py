@@ -1,0 +1,1 @@
+"""Tests of repairs and of what else mends the array."""
