@@ -3,10 +3,13 @@
 What a user sees is the message: what happened, what is still safe, what to do next. What a program sees is
 the class; what a shell sees is `exit_code`: 1 degraded, 2 unusable, 3 evidence of rollback or cloning.
 
-This module imports nothing, so every room may import it.
+This module imports nothing of ours, so every room may import it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class PerdureError(Exception):
@@ -144,3 +147,21 @@ def too_few(what: str, reasons: list[tuple[str, PerdureError]]) -> PerdureError:
     """
     kind = Fork if any(why.exit_code == Fork.exit_code for _, why in reasons) else Unavailable
     return kind(" ".join([what, *(f"[{where}] {why}" for where, why in reasons)]))
+
+
+# In JSON --------------------------------------------------------------------------------------------------
+
+
+def error_to_json(error: PerdureError) -> dict[str, Any]:
+    """How an error is written in JSON everywhere: class, sentence, exit code."""
+    return {"class": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+
+
+def error_from_json(value: Mapping[str, Any]) -> PerdureError:
+    """The error that the other side had, of the same class where this release knows it."""
+    kind, message = globals().get(str(value.get("class"))), str(value.get("message"))
+    if not isinstance(kind, type) or not issubclass(kind, PerdureError) or issubclass(kind, Refused):
+        kind = PerdureError
+    error: PerdureError = kind(message)
+    error.exit_code = int(value.get("exit_code", error.exit_code))
+    return error

@@ -14,9 +14,9 @@ import click
 from perdure.array.commands import parse_reply, recorded_hello
 from perdure.cli import output
 from perdure.cli.options import config_options, find_config, verb
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, error_to_json
 from perdure.evidence.verifier import Verifier, stated_time_ms
-from perdure.service.control import ask, error_to_json
+from perdure.service.control import ask
 from perdure.service.site import artefacts
 from perdure.service.site.config import Config
 from perdure.service.telling.events import Event, Kind, Level

@@ -36,8 +36,7 @@ from perdure.cli import (
     upgrade,
     upkeep,
 )
-from perdure.errors import Misuse, PerdureError
-from perdure.service.control import error_to_json
+from perdure.errors import Misuse, PerdureError, error_to_json
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from perdure.cli import output, scan
 from perdure.cli.options import Size, complete_seat, config_options, find_config, verb
 from perdure.disk import address as disk_address
-from perdure.errors import Misuse, Unavailable
-from perdure.service.control import ask, error_from_json
+from perdure.errors import Misuse, Unavailable, error_from_json
+from perdure.service.control import ask
 from perdure.service.site import background, config, local, processes
 from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus, DiskState, Repair, RepairState, Verb

@@ -11,8 +11,8 @@ import click
 
 from perdure.cli import output
 from perdure.cli.options import config_options, find_config, verb
-from perdure.errors import Unavailable
-from perdure.service.control import ask, error_from_json
+from perdure.errors import Unavailable, error_from_json
+from perdure.service.control import ask
 from perdure.service.site import artefacts, background, processes
 from perdure.service.site.config import Config
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from perdure import errors
-from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.errors import Misuse, PerdureError, Unavailable, error_from_json, error_to_json
 
 REQUEST_BYTES_MAX: Final = 4096
 REPLY_BYTES_MAX: Final = 1 << 20
@@ -91,21 +90,6 @@ def parse_request(line: bytes) -> Request:
             kind = "a whole number" if _TYPES[name] is int else "text"
             raise Misuse(f"In the request {do!r} {name!r} must be {kind}; nothing was done.")
     return Request(do, **value)
-
-
-def error_to_json(error: PerdureError) -> dict[str, Any]:
-    """How an error is written in JSON everywhere: class, sentence, exit code."""
-    return {"class": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-
-
-def error_from_json(value: Mapping[str, Any]) -> PerdureError:
-    """The error that the other side had, of the same class where this release knows it."""
-    kind, message = getattr(errors, str(value.get("class")), PerdureError), str(value.get("message"))
-    if not isinstance(kind, type) or not issubclass(kind, PerdureError) or issubclass(kind, errors.Refused):
-        kind = PerdureError
-    error = kind(message)
-    error.exit_code = int(value.get("exit_code", error.exit_code))
-    return error
 
 
 # Server ---------------------------------------------------------------------------------------------------

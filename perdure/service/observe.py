@@ -11,8 +11,7 @@ from perdure.array.committer import LINKED_MAX
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
 from perdure.disk.wire import LINKS
-from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline
-from perdure.service.control import error_to_json
+from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline, error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
 from perdure.shell.meter import Meter
 

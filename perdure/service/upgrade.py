@@ -27,10 +27,10 @@ from typing import Any, Final
 
 from perdure import RELEASE, __version__
 from perdure.array.engine import Array
-from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.errors import Misuse, PerdureError, Unavailable, error_to_json
 from perdure.nbd.server import NbdServer
 from perdure.service import handover
-from perdure.service.control import ControlServer, Handler, error_to_json
+from perdure.service.control import ControlServer, Handler
 from perdure.service.handover import Handover
 from perdure.service.site.config import Config
 from perdure.service.telling.events import EventLog

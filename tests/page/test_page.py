@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from perdure.errors import Fenced
-from perdure.service.control import error_to_json
+from perdure.errors import Fenced, error_to_json
 from perdure.service.status import DiskState, RepairState, State, Verb
 from perdure.service.telling.events import Event, Kind, Level
 from tests.cli.rig import Rig

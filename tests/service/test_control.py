@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 import pytest
 
-from perdure.errors import Clone, Fenced, Misuse, PerdureError, Refused, Unavailable
+from perdure.errors import Clone, Fenced, Misuse, PerdureError, Refused, Unavailable, error_from_json, error_to_json
 from perdure.service import control
-from perdure.service.control import ControlServer, Request, ask, error_from_json, error_to_json
+from perdure.service.control import ControlServer, Request, ask
 
 
 async def answer(request):

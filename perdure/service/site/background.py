@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from perdure.errors import PerdureError, Unavailable
-from perdure.service.control import ask, error_from_json, error_to_json
+from perdure.errors import PerdureError, Unavailable, error_from_json, error_to_json
+from perdure.service.control import ask
 from perdure.service.site import artefacts, processes
 from perdure.service.site.config import Config
 from perdure.service.site.processes import Process

@@ -19,8 +19,8 @@ from perdure.array.engine import Array
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.join import Progress
 from perdure.disk import address as disk_address
-from perdure.errors import Misuse, PerdureError, Unavailable
-from perdure.service.control import Request, error_to_json
+from perdure.errors import Misuse, PerdureError, Unavailable, error_to_json
+from perdure.service.control import Request
 from perdure.service.site import artefacts, config, template
 from perdure.service.site.config import RATE_MIN, Config
 from perdure.service.status import Repair, RepairState, Verb

@@ -10,8 +10,7 @@ from perdure.array.geometry import ROSTER_AREA, Run
 from perdure.array.ports import Runtime
 from perdure.array.roster import Roster
 from perdure.array.session import Session
-from perdure.errors import PerdureError, Unavailable
-from perdure.service.control import error_to_json
+from perdure.errors import PerdureError, Unavailable, error_to_json
 
 
 async def verify(array: Array, runtime: Runtime) -> Mapping[str, Any]:

@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from perdure.errors import Fenced, Unavailable
+from perdure.errors import Fenced, Unavailable, error_to_json
 from perdure.service import status as status_module
-from perdure.service.control import error_to_json
 from perdure.service.status import DiskState, State
 from perdure.service.telling import views
 from perdure.service.telling.events import Event, Kind, Level
