@@ -27,7 +27,7 @@ from perdure.array.mount import mount
 from perdure.array.places import Spread
 from perdure.array.ports import Buffer
 from perdure.array.receipt import Erased
-from perdure.array.roster import Roster
+from perdure.array.roster import NO_PROGRAM, Program, Roster
 from perdure.array.session import Greeting, Health, Session
 from perdure.array.world import Opened, World, persistently
 from perdure.disk.wire import NO_EPOCH
@@ -54,6 +54,7 @@ class Settings:
     `attest_every_read`: ask for evidence with every fragment read, not only with tags (slow).
     `acknowledgement_chains`: let FLUSHes rest on links of the disks' chains, with evidence now and then. Faster, and
     weaker: see docs/threat-model.md, section 4. Raises Misuse when the policy does not allow that.
+    `program`: which signed main program this is; the array refuses an older one, and another of the same version.
     `freezes`: when silence would leave fewer than k disks, wait for them as long as it takes instead of failing.
     """
 
@@ -65,6 +66,7 @@ class Settings:
     attest_every_read: bool = False
     acknowledgement_chains: bool = False
     freezes: bool = False
+    program: Program = NO_PROGRAM
     zones: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the place of an address: no zone may hold more seats than the policy allows."""
     collateral: Callable[[], Collateral] = lambda: NONE
@@ -104,6 +106,7 @@ class Host:
             has_chains=settings.acknowledgement_chains,
             on_change=on_change,
             freezes=settings.freezes,
+            program=settings.program,
         )
 
     def start(self, opened: Opened) -> Array:

@@ -39,7 +39,7 @@ async def create(world: World, channels: Sequence[Channel], geometry: Geometry, 
         world.spread.require(geometry, [Place(session.channel.address, one.attested) for session, one in pairs])
     genesis = Genesis(geometry, world.authority.public_key, policy_digest, instances)
     epoch = new_epoch(world.runtime, NO_EPOCH)
-    roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances, release=world.release)
+    roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances, (), world.release, world.program)
     await _all(world, [session.open(instance, epoch) for session, instance in zip(sessions, instances, strict=True)])
     await _all(world, [_format(session, genesis, roster) for session in sessions])
     return Opened(genesis, epoch, roster, dict(zip(instances, sessions, strict=True)), 0, ())

@@ -83,17 +83,18 @@ class Mounting:
 
     async def run(self, channels: Sequence[Channel]) -> Opened:
         """The whole mount, in order."""
-        genesis, found, release = await self._find(channels)
-        self._require_not_older(release)
+        genesis, found, rosters = await self._find(channels)
+        for seen in rosters:
+            self._require_not_older(seen)
         geometry = genesis.geometry
         epoch = new_epoch(self._world.runtime, max(epoch for epoch, _ in found.values()))
         fenced = await self._fence({instance: session for instance, (_, session) in found.items()}, epoch)
         base, present, last = self._decide(await self._survey(fenced, geometry), geometry)
         applied = min(member.head.applied for member in present.values())
         entries = [await self._entry(present, number, geometry) for number in range(applied + 1, last + 1)]
-        self._require_not_older(base.release)
+        self._require_not_older(base)
         roster = base.without(base.members - present.keys(), Version(epoch, 0), last, applied)
-        roster = replace(roster, release=self._world.release)
+        roster = replace(roster, release=self._world.release, program=self._world.program)
         proposing = [self._propose(m, present, base, roster, entries, geometry) for m in present.values()]
         await self._together(present, proposing)
         await self._together(present, [self._activate(m, roster, last, geometry) for m in present.values()])
@@ -105,34 +106,49 @@ class Mounting:
 
     # Finding and fencing ----------------------------------------------------------------------------------
 
-    def _require_not_older(self, release: int) -> None:
+    def _require_not_older(self, seen: Roster) -> None:
         """A host must not bring back a program whose defects a newer one has mended. Looked at before OPEN too."""
-        if release > self._world.release:
+        if seen.release > self._world.release:
             raise OldProgram(
-                f"release {release} of the main program has mounted this array, and this is release "
+                f"release {seen.release} of the main program has mounted this array, and this is release "
                 f"{self._world.release}: an older program was put back. Nothing was changed; run the newer one."
             )
+        accepted, own = seen.program, self._world.program
+        if own.version < accepted.version:
+            what = f"version {own.version}: an older one was put back" if own.version else "started without a manifest"
+            raise OldProgram(
+                f"version {accepted.version} of the signed main program was accepted by this array, and this one is "
+                f"{what}. Nothing was changed; run version {accepted.version} or a newer one."
+            )
+        if own.version == accepted.version and own.manifest != accepted.manifest:
+            raise OldProgram(
+                f"another manifest of version {own.version} was accepted by this array "
+                f"({accepted.manifest.hex()[:16]}..., and this one is {own.manifest.hex()[:16]}...). Nothing was "
+                "changed; what differs must have a higher version."
+            )
 
-    async def _find(self, channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], int]:
-        """The disks of this array, by instance, with the epoch that each is at; the newest release on any of them."""
+    async def _find(
+        self, channels: Sequence[Channel]
+    ) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], list[Roster]]:
+        """The disks of this array, by instance, with the epoch that each is at; the roster on each that has one."""
         sessions = [self._world.session(channel) for channel in channels]
         outcomes = await self._world.runtime.gather(*(self._identify(session) for session in sessions))
         found: dict[bytes, tuple[bytes, Session]] = {}
-        genesis, release = None, 0
+        genesis, rosters = None, list[Roster]()
         for session, outcome in zip(sessions, outcomes, strict=True):
             if self._is_stray(session, outcome):
                 continue
-            genesis, instance, epoch, seen = outcome
-            release = max(release, seen)
+            genesis, instance, epoch, roster = outcome
+            rosters += [] if roster is None else [roster]
             if instance in found:
                 self._is_stray(session, Misuse("two addresses lead to this disk; one is enough"))
             else:
                 found[instance] = epoch, session
         if genesis is None:
             raise self._unavailable("None of the disks that were named can be used.")
-        return genesis, found, release
+        return genesis, found, rosters
 
-    async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes, int]:
+    async def _identify(self, session: Session) -> tuple[Genesis, bytes, bytes, Roster | None]:
         """HELLO, and a look at genesis and roster before OPEN, so that an array that is not for us is left alone."""
         greeting = await persistently(self._world, session.hello)
         if greeting.epoch == NO_EPOCH:
@@ -144,8 +160,7 @@ class Mounting:
             raise Misuse(f"it belongs to array {genesis.array_id.hex()}, not to {self._array_id.hex()}; left alone")
         if genesis.policy_digest != self._policy_digest:
             raise Misuse("the evidence policy is not the one that this array was created with; left alone")
-        current = Roster.decode(data[GENESIS_AREA * DISK_SECTOR_BYTES :])
-        return genesis, greeting.instance, greeting.epoch, 0 if current is None else current.release
+        return genesis, greeting.instance, greeting.epoch, Roster.decode(data[GENESIS_AREA * DISK_SECTOR_BYTES :])
 
     async def _fence(self, sessions: dict[bytes, Session], epoch: bytes) -> dict[bytes, Session]:
         """Rule 1: OPEN everywhere before anything is read that decides."""

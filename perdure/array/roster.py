@@ -4,7 +4,8 @@ A roster says which instance holds which seat, and which instances have died and
 holds `current` and `next`. Everything here is a pure decision over labels that were read with evidence after OPEN.
 
     magic 4 "PRST" | seats u8 | departed u8 | release u16 | version 24 | predecessor 24 | last u64 | applied u64 |
-    a member's instance of 32 for each seat (zeros: none) | departed: seat u8, zeros 7, last u64, instance 32
+    a member's instance of 32 for each seat (zeros: none) | departed: seat u8, zeros 7, last u64, instance 32 | zeros |
+    program, the last 40 bytes of the area: version u64, manifest digest 32 (zeros: none)
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _NOBODY = bytes(32)
 ANY_ENTRY = (1 << 64) - 1
 DEPARTED_MAX = 128
 AREA_BYTES = ROSTER_AREA * DISK_SECTOR_BYTES
-assert _HEADER.size + SEATS_MAX * 32 + DEPARTED_MAX * _DEPARTED.size <= AREA_BYTES
+_PROGRAM = Struct(">Q32s")
+_PROGRAM_START = AREA_BYTES - _PROGRAM.size
+assert _HEADER.size + SEATS_MAX * 32 + DEPARTED_MAX * _DEPARTED.size <= _PROGRAM_START
 
 
 class Version(NamedTuple):
@@ -44,6 +47,17 @@ class Departed(NamedTuple):
     instance: bytes
 
 
+class Program(NamedTuple):
+    """Which main program: the version of the manifest that its developers signed, and that manifest's digest."""
+
+    version: int
+    """From 1; 0 where no manifest stands behind a program."""
+    manifest: bytes
+
+
+NO_PROGRAM = Program(0, bytes(32))
+
+
 @dataclass(frozen=True, slots=True)
 class Roster:
     """Who is a member. `seats[i]` is the instance that holds fragment i, or None while the seat is empty."""
@@ -57,6 +71,8 @@ class Roster:
     departed: tuple[Departed, ...] = ()
     release: int = 0
     """Of the newest main program that has mounted the array; an older one refuses to."""
+    program: Program = NO_PROGRAM
+    """The newest that was accepted; neither an older one nor another of the same version follows it."""
 
     @property
     def members(self) -> frozenset[bytes]:
@@ -76,7 +92,7 @@ class Roster:
             Departed(at, last, seat) for at, seat in enumerate(self.seats) if seat is not None and seat in dead
         )
         departed = (*self._departed_by(last, joining), *newly)[-DEPARTED_MAX:]
-        return Roster(version, self.version, last, applied, seats, departed, self.release)
+        return Roster(version, self.version, last, applied, seats, departed, self.release, self.program)
 
     def naming(
         self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
@@ -85,7 +101,7 @@ class Roster:
         assert self.seats[seat] is None
         others = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
         departed = (*others, Departed(seat, ANY_ENTRY, instance))[-DEPARTED_MAX:]
-        return Roster(version, self.version, last, applied, self.seats, departed, self.release)
+        return Roster(version, self.version, last, applied, self.seats, departed, self.release, self.program)
 
     def with_member(
         self, seat: int, instance: bytes, version: Version, last: int, applied: int, joining: Iterable[bytes] = ()
@@ -94,7 +110,7 @@ class Roster:
         assert self.seats[seat] is None
         seats = (*self.seats[:seat], instance, *self.seats[seat + 1 :])
         departed = tuple(gone for gone in self._departed_by(last, joining) if gone.instance != instance)
-        return Roster(version, self.version, last, applied, seats, departed, self.release)
+        return Roster(version, self.version, last, applied, seats, departed, self.release, self.program)
 
     def _departed_by(self, last: int, joining: Iterable[bytes]) -> tuple[Departed, ...]:
         """Those who are no members, now that `last` is the last entry that any but the `joining` can have got."""
@@ -108,7 +124,8 @@ class Roster:
         counts = (len(self.seats), len(self.departed), self.release)
         head = _HEADER.pack(_MAGIC, *counts, *self.version, *self.predecessor, self.last, self.applied)
         seats = b"".join(seat or _NOBODY for seat in self.seats)
-        return (head + seats + b"".join(_DEPARTED.pack(*gone) for gone in self.departed)).ljust(AREA_BYTES, b"\0")
+        filled = (head + seats + b"".join(_DEPARTED.pack(*gone) for gone in self.departed)).ljust(_PROGRAM_START, b"\0")
+        return filled + _PROGRAM.pack(*self.program)
 
     @classmethod
     def decode(cls, data: bytes) -> Roster | None:
@@ -133,8 +150,9 @@ class Roster:
             tuple(None if seat == _NOBODY else seat for seat in seats),
             departed,
             release,
+            Program(*_PROGRAM.unpack_from(data, _PROGRAM_START)),
         )
-        if roster.encode() != data:
+        if roster.encode() != data or (roster.program.version == 0 and roster.program != NO_PROGRAM):
             raise Corrupt("a roster is damaged")
         return roster
 

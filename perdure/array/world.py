@@ -11,7 +11,7 @@ from perdure.array.commands import Authority
 from perdure.array.genesis import Genesis
 from perdure.array.places import Spread
 from perdure.array.ports import Channel, Runtime, Verifier
-from perdure.array.roster import Roster
+from perdure.array.roster import NO_PROGRAM, Program, Roster
 from perdure.array.session import Session
 from perdure.errors import BadEvidence, Disconnected, DiskLost, PerdureError, Refused
 
@@ -32,6 +32,8 @@ class World:
     """How members must be spread over failure domains; None asks for nothing."""
     release: int = RELEASE
     """Of this program; an array that a newer one has mounted is not mounted by it."""
+    program: Program = NO_PROGRAM
+    """What its developers signed; an array refuses older ones, and others of the same version."""
     has_chains: bool = False
     """Whether FLUSHes may rest on acknowledgement chains; weaker than evidence (docs/threat-model.md, section 4)."""
     freezes: bool = False

@@ -57,6 +57,7 @@ def settings_of(config: Config) -> Settings:
         attest_every_read=config.serve.attest is Attest.EVERY_READ,
         acknowledgement_chains=config.serve.acknowledgements is Acknowledgements.CHAINS,
         freezes=config.serve.when_too_few_disks is WhenTooFew.FREEZE,
+        program=config.array.program,
     )
 
 

@@ -13,6 +13,7 @@ from perdure.array.genesis import Genesis
 from perdure.array.geometry import SECTOR_BYTES, Geometry
 from perdure.array.mount import Mounting, mount
 from perdure.array.ports import Channel, Lane
+from perdure.array.roster import NO_PROGRAM, Program, Roster, Version
 from perdure.array.session import Session
 from perdure.disk import wire
 from perdure.errors import Corrupt, Fenced, Fork, Misuse, OldProgram, Unavailable
@@ -645,6 +646,41 @@ def test_an_older_program_refuses_an_array_that_a_newer_one_has_mounted() -> Non
     assert opened.roster.release == 7
 
 
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        (Program(2, b"m" * 32), "version 3 of the signed main program was accepted by this array, and this one is ver"),
+        (NO_PROGRAM, "and this one is started without a manifest"),
+        (Program(3, b"x" * 32), "another manifest of version 3 was accepted by this array"),
+    ],
+)
+def test_what_its_developers_have_superseded_mounts_no_more(own: Program, sentence: str) -> None:
+    sim = SimArray(k=2, n=3)
+    sim.create()
+    sim.write(0, 5)
+    sim.flush()
+    sim.crash()
+    newest = dataclasses.replace(sim.world(), program=Program(3, b"m" * 32))
+    sim.run(mount(newest, sim.new_channels(), sim.array_id, POLICY))
+    epochs = [disk.core.epoch for disk in sim.disks if disk]
+    for hidden in (None, 0, 1, 2):
+        channels = [channel for at, channel in enumerate(sim.new_channels()) if at != hidden]
+        older = dataclasses.replace(sim.world(), program=own)
+        refused = sim.run(outcome(mount(older, channels, sim.array_id, POLICY)))
+        assert isinstance(refused, OldProgram)
+        assert sentence in str(refused)
+    assert [disk.core.epoch for disk in sim.disks if disk] == epochs, "the newer one, which may run, is not fenced"
+    assert sim.run(mount(newest, sim.new_channels(), sim.array_id, POLICY)).roster.program == newest.program
+    next_one = dataclasses.replace(sim.world(), program=Program(4, b"n" * 32))
+    opened = sim.run(mount(next_one, sim.new_channels(), sim.array_id, POLICY))
+    assert opened.roster.program == next_one.program
+    left = opened.roster.without([opened.roster.seats[0]], Version(opened.epoch, 1), opened.last, 0)
+    back = left.naming(0, b"j" * 32, Version(opened.epoch, 2), 0, 0).with_member(
+        0, b"j" * 32, Version(opened.epoch, 3), 0, 0
+    )
+    assert Roster.decode(back.encode()).program == next_one.program, "whoever comes and goes, it stays"
+
+
 def test_an_older_program_that_is_overtaken_while_it_mounts_refuses_too() -> None:
     """The newer release becomes known only from the base, after OPEN."""
     sim = SimArray(k=2, n=3)
@@ -654,11 +690,11 @@ def test_an_older_program_that_is_overtaken_while_it_mounts_refuses_too() -> Non
     mounting = Mounting(older, sim.array_id, POLICY, [])
     find = mounting._find
 
-    async def late(channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], int]:
+    async def late(channels: Sequence[Channel]) -> tuple[Genesis, dict[bytes, tuple[bytes, Session]], list[Roster]]:
         newer = dataclasses.replace(sim.world(), release=7)
         await mount(newer, sim.new_channels(), sim.array_id, POLICY)
         genesis, found, _ = await find(channels)
-        return genesis, found, 0
+        return genesis, found, []
 
     mounting._find = late  # type: ignore[method-assign]
     assert isinstance(sim.run(outcome(mounting.run(sim.new_channels()))), OldProgram)

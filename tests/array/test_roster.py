@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from perdure.array.roster import (
     DEPARTED_MAX,
     Departed,
     Label,
+    Program,
     Roster,
     Version,
     choose_base,
@@ -20,6 +23,7 @@ from perdure.array.roster import (
 from perdure.errors import Corrupt, Unavailable
 
 HEADER_BYTES, DEPARTED_BYTES = 72, 48
+PROGRAM_START = AREA_BYTES - 40
 
 
 def who(disk: int) -> bytes:
@@ -131,9 +135,18 @@ def test_every_byte_without_a_meaning_must_be_zero() -> None:
     encoded = DAMAGED.encode()
     first_departed = HEADER_BYTES + 3 * 32
     end = first_departed + 2 * DEPARTED_BYTES
-    for at in [*range(first_departed + 1, first_departed + 8), *range(end, AREA_BYTES)]:
+    for at in [*range(first_departed + 1, first_departed + 8), *range(end, PROGRAM_START)]:
         with pytest.raises(Corrupt, match=r"^a roster is damaged$"):
             Roster.decode(encoded[:at] + b"\x01" + encoded[at + 1 :])
+
+
+def test_a_program_has_a_version_or_there_is_none() -> None:
+    named = replace(DAMAGED, program=Program(1, b"m" * 32)).encode()
+    assert Roster.decode(named).program == Program(1, b"m" * 32)  # type: ignore[union-attr]
+    for at in range(PROGRAM_START, PROGRAM_START + 8):
+        assert Roster.decode(named[:at] + b"\x01" + named[at + 1 :]).program.version  # type: ignore[union-attr]
+    with pytest.raises(Corrupt, match=r"^a roster is damaged$"):
+        Roster.decode(named[:PROGRAM_START] + bytes(8) + named[PROGRAM_START + 8 :])
 
 
 @given(st.binary(min_size=4, max_size=400), st.integers(0, 255), st.integers(0, 255))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from perdure.array.roster import NO_PROGRAM, Program
 from perdure.disk import address as disk_address
 from perdure.errors import Misuse
 
@@ -33,6 +34,7 @@ _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _E = TypeVar("_E", bound=StrEnum)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
+_PROGRAM: Final = re.compile(r"([1-9][0-9]{0,18}):([0-9a-f]{64})")
 _SIZE: Final = re.compile(r"([0-9]{1,19})(?:([KMGT])(?:i?B)?)?")
 
 
@@ -74,6 +76,8 @@ class ArraySection:
     disks: int
     threshold: int
     size_bytes: int
+    program: Program = NO_PROGRAM
+    """Which signed main program this is, as the loader found it to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +179,16 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
     array = _read(
         tables["array"],
         "array",
-        {"id": _id, "key-file": _text, "policy-file": _text, "disks": _count, "threshold": _count, "size": _size},
-        optional={"id"},
+        {
+            "id": _id,
+            "key-file": _text,
+            "policy-file": _text,
+            "disks": _count,
+            "threshold": _count,
+            "size": _size,
+            "program": _program,
+        },
+        optional={"id", "program"},
     )
     disks = _read(
         tables["disks"],
@@ -221,6 +233,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             array["disks"],
             array["threshold"],
             array["size"],
+            array.get("program", NO_PROGRAM),
         ),
         addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
         zones=tuple(zones),
@@ -319,6 +332,13 @@ def _id(value: object) -> bytes:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise Misuse("must be the array's id as `create` printed it: 64 hexadecimal digits, lower case")
     return bytes.fromhex(value)
+
+
+def _program(value: object) -> Program:
+    match = _PROGRAM.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[1]) >= 1 << 63:
+        raise Misuse("must be the version and the digest of a manifest, as VERSION:DIGEST; a loader writes it")
+    return Program(int(match[1]), bytes.fromhex(match[2]))
 
 
 def _attest(value: object) -> Attest:

@@ -50,6 +50,12 @@ def test_flushes_rest_on_evidence_unless_the_file_says_chains(tmp_path):
             parse(spoilt(line, f"acknowledgements = {value}"), tmp_path)
 
 
+def test_the_loader_says_which_signed_program_it_is(tmp_path):
+    found = parse(spoilt("disks = 3", f'disks = 3\nprogram = "7:{ID}"'), tmp_path)
+    assert found.array.program == (7, bytes.fromhex(ID))
+    assert parse(GOOD, tmp_path).array.program.version == 0
+
+
 def test_zones_are_names_one_for_each_address(tmp_path):
     assert parse(GOOD, tmp_path).zones == ()
     named = spoilt("[serve]", 'zones = ["paris", "oslo", "paris"]\n[serve]')
@@ -91,6 +97,9 @@ def test_the_template_says_which_inputs_are_trusted():
         ('size = "16M"', 'size = "16 apples"', "'array.size' must be a size, but '16 apples' is not a size"),
         ('size = "16M"', "size = -4096", "'array.size' must be a size"),
         ("disks = 3", f'disks = 3\nid = "{ID[1:]}"', "'array.id' must be the array's id as `create` printed it"),
+        ("disks = 3", f'disks = 3\nprogram = "0:{ID}"', "'array.program' must be the version and the digest of a man"),
+        ("disks = 3", f'disks = 3\nprogram = "{1 << 63}:{ID}"', "'array.program' must be the version and the digest"),
+        ("disks = 3", "disks = 3\nprogram = 3", "'array.program' must be the version and the digest of a manifest"),
         ("disks = 3", f'disks = 3\nid = "{ID.upper()}"', "'array.id' must be the array's id as `create` printed it"),
         ('key-file = "authority.key"', 'key-file = ""', "'array.key-file' must be text that is not empty"),
         ('"tcp:127.0.0.1:7001"', '"7001"', "'disks.addresses' has not an address: '7001'"),
