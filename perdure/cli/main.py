@@ -28,6 +28,7 @@ from perdure.cli import (
     iostat,
     key,
     listing,
+    manifest,
     repair,
     serve,
     simulate,
@@ -69,6 +70,7 @@ for module in (
     image,
     key,
     evidence,
+    manifest,
     simulate,
     completion,
 ):

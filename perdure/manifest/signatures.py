@@ -80,8 +80,8 @@ def bitcoin_file(signature: str) -> bytes:
     return form.canonical({"kind": KeyKind.BITCOIN.value, "signature": signature.strip()})
 
 
-def recover(digest: bytes, signature: str) -> bytes:
-    """The compressed public key, 33 bytes, whose owner made this signature (base64) of `text_to_sign(digest)`.
+def recover(text: str, signature: str) -> bytes:
+    """The compressed public key, 33 bytes, whose owner made this signature (base64) of `text`, which is ASCII.
 
     The form is BIP-137's, which wallets share for all kinds of addresses: header | r 32 | s 32; the header says which
     of the candidates the key is. Any signature gives some key, so it must be compared with those that are listed.
@@ -95,7 +95,7 @@ def recover(digest: bytes, signature: str) -> bytes:
         raise NotAuthorised("is not the base64 of a Bitcoin wallet's 65 bytes")
     compact = data[1:] + bytes([(data[0] - 27) % 4])
     try:
-        key = coincurve.PublicKey.from_signature_and_message(compact, _wallets_hash(text_to_sign(digest)), hasher=None)
+        key = coincurve.PublicKey.from_signature_and_message(compact, _wallets_hash(text), hasher=None)
     except Exception:  # libsecp256k1's word for "no key fits" is a plain Exception
         raise NotAuthorised(f"is {_ANOTHER}") from None
     return key.format()
@@ -129,7 +129,7 @@ def _bip340(listed: Sequence[Developer], digest: bytes, text: object) -> Develop
 
 
 def _bitcoin(listed: Sequence[Developer], digest: bytes, text: object) -> Developer:
-    key = recover(digest, text if isinstance(text, str) else "")
+    key = recover(text_to_sign(digest), text if isinstance(text, str) else "")
     for developer in listed:
         if developer.key == key:
             return developer
@@ -158,6 +158,6 @@ def _too_few(developers: Developers, signed: Sequence[str], faults: Sequence[str
     missing = developers.threshold - len(signed)
     wrong = f"; {'; '.join(faults)}" if faults else ""
     return (
-        f"{len(signed)} of the {developers.threshold} developers that are needed signed this manifest{by}; {missing} more "
-        f"must{wrong}. Nothing was run, and no key was given out."
+        f"{len(signed)} of the {developers.threshold} developers that are needed signed this manifest{by}; {missing} "
+        f"more must{wrong}. Nothing was run, and no key was given out."
     )
