@@ -58,6 +58,10 @@ class Unproved(PerdureError):
     """All that was shown is true, but it does not add up to what was asked for."""
 
 
+class NotAuthorised(PerdureError):
+    """Not enough of the developers have signed."""
+
+
 # Evidence -------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from perdure.cli import (
     iostat,
     key,
     listing,
+    manifest,
     repair,
     serve,
     simulate,
@@ -68,6 +69,7 @@ for module in (
     image,
     key,
     evidence,
+    manifest,
     simulate,
     completion,
 ):

@@ -27,6 +27,17 @@ TOPICS: Final = (
     ("Erasing", ("erase", "evidence verify-receipt")),
     ("Disks and their images", ("key new", "image fetch", "image build", "image measure", "disk run", "disk relay")),
     ("Evidence", ("evidence ask", "evidence verify", "evidence merge-policies", "evidence verify-receipt")),
+    (
+        "The main program, signed",
+        (
+            "manifest developers",
+            "manifest new",
+            "manifest show",
+            "manifest diff",
+            "manifest sign",
+            "manifest verify",
+        ),
+    ),
     ("Trying and examining", ("doctor", "simulate", "completion")),
 )
 """What belongs together; a verb may be in two. One that is in none is shown at the end."""

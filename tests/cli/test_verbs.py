@@ -80,6 +80,12 @@ def test_the_verbs_are_these():
         "evidence verify-receipt",
         "evidence ask",
         "evidence merge-policies",
+        "manifest new",
+        "manifest show",
+        "manifest diff",
+        "manifest developers",
+        "manifest sign",
+        "manifest verify",
     }
 
 
@@ -131,6 +137,12 @@ def test_options_are_kebab_case(path):
         ["evidence", "verify-receipt", "--json", "--policy", "F", "F"],
         ["evidence", "ask", "--json", "unix:s", "--authority-key-file", "F"],
         ["evidence", "merge-policies", "--json", "F", "-o", "F"],
+        ["manifest", "new", "--json", "--name", "n", "--version", "1", "--program", "P", "-o", "F", "run"],
+        ["manifest", "show", "--json", "F"],
+        ["manifest", "diff", "--json", "F", "F"],
+        ["manifest", "developers", "--json", "--threshold", "1", "-o", "F", "alice=missing.pub"],
+        ["manifest", "sign", "--json", "--bitcoin", "F"],
+        ["manifest", "verify", "--json", "--developers", "F", "F"],
         ["simulate", "--json", "--runs", "0"],
         ["completion", "--json", "csh"],
         ["nonsense", "--json"],
