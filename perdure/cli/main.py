@@ -27,7 +27,9 @@ from perdure.cli import (
     image,
     iostat,
     key,
+    lifecycle,
     listing,
+    loader,
     manifest,
     repair,
     serve,
@@ -70,6 +72,8 @@ for module in (
     key,
     evidence,
     manifest,
+    loader,
+    lifecycle,
     simulate,
     completion,
 ):

@@ -11,7 +11,7 @@ import click
 
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Misuse, PerdureError
-from perdure.service import wiping
+from perdure.service import secrecy, wiping
 from perdure.service.site import background
 from perdure.service.site.config import Config, host_and_port
 from perdure.service.status import ArrayStatus
@@ -50,6 +50,7 @@ def register(cli: click.Group) -> None:
         try:
             found = _shown_at(find_config(config_file, directory), http)
             wiping.apply()  # from here on this program is another process image, if it was not already
+            is_locked = secrecy.apply()
             from perdure.service import handover, main  # noqa: PLC0415  loads the array code
             from perdure.service.telling import log  # noqa: PLC0415
 
@@ -57,6 +58,8 @@ def register(cli: click.Group) -> None:
             inherited = handover.inherited(os.environ)
             if inherited is not None:  # the report is out long ago, and whoever read our output may be gone
                 unreported.clear()
+            if not is_locked:
+                main.logger.info("this program's memory may be swapped: it needs CAP_IPC_LOCK, or no limit to lock it")
             if not wiping.works():
                 main.logger.warning(
                     "this C library does not overwrite what is freed: what is erased may stay in this program's memory"

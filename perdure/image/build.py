@@ -67,7 +67,7 @@ BOOTS: Final[Mapping[Platform, Boot]] = {
     Platform.TPM: Boot("tpm:/dev/tpmrm0", f"tcp:0.0.0.0:{DISK_PORT}"),
 }
 """The platforms for which images are built, beside the simulated one."""
-_METADATA: Final = {
+METADATA: Final = {
     "ImageName": "perdure-disk-simulated",
     "ImageVersion": "1",
     "BuildMetadata": {
@@ -143,13 +143,13 @@ def build_simulated(authority: bytes, program: Mapping[str, bytes] | None = None
     """
     files = program_files() if program is None else program
     ramdisks = (cpio.pack(files), authority_ramdisk(authority))
-    metadata = json.dumps(_METADATA, sort_keys=True, separators=(",", ":")).encode("ascii")
+    metadata = json.dumps(METADATA, sort_keys=True, separators=(",", ":")).encode("ascii")
     return eif.build(SIMULATED_KERNEL, SIMULATED_CMDLINE, ramdisks, metadata)
 
 
 def build_nitro(kernel: bytes, cmdline: bytes, program: bytes, authority: bytes) -> bytes:
     """Return the enclave image (EIF) of a kernel, its command line, a `program_ramdisk` and an authority."""
-    metadata = {**_METADATA, "ImageName": "perdure-disk"}
+    metadata = {**METADATA, "ImageName": "perdure-disk"}
     encoded = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode("ascii")
     return eif.build(kernel, cmdline, (program, authority_ramdisk(authority)), encoded)
 

@@ -4,9 +4,10 @@ What it stands for: PCRs come from the image's bytes and nothing else; only the 
 installation that launches it; the program gets its arguments from the host and evidence from here. What it does not:
 isolation. The program runs as an ordinary process, with this machine's interpreter and libraries.
 
-The program is started as `python DIRECTORY --listen ADDRESS --size-bytes N --evidence SPEC --authority FILE`. It
-dies with this process, however that ends; this process ends with it. If this process is killed, the directory with the
-unpacked image, and a TPM's with its state, stay behind; they protect nothing.
+A disk is started as `python DIRECTORY --listen ADDRESS --size-bytes N --evidence SPEC --authority FILE`, a loader
+with `--developers FILE` and without a size: the file is what the image's second ramdisk holds. It dies with this
+process, however that ends; this process ends with it. If this process is killed, the directory with the unpacked
+image, and a TPM's with its state, stay behind; they protect nothing.
 
 There are two platforms. `simulated` stands for Nitro, SPEC is `nsm-socket:FD`, and this process answers as the module;
 frames on that socket, both ways: u32 big-endian length, then CBOR; at most 4,096 bytes there, 12,288 back. `tpm` stands
@@ -36,7 +37,7 @@ from typing import Final
 
 from perdure.errors import Misuse, PerdureError
 from perdure.evidence.roots import Platform
-from perdure.image import build, cpio, eif
+from perdure.image import build, cpio, eif, loader
 from perdure.simtee.nsm import REQUEST_BYTES_MAX, SimulatedNsm, new_module_id
 from perdure.simtee.pki import SimulatedRoot
 from perdure.simtee.process import die_with
@@ -45,7 +46,11 @@ from perdure.sockets import remove_stale
 
 PLATFORMS: Final = (Platform.SIMULATED, Platform.TPM)
 STOP_SECONDS_MAX: Final = 5
+LOADER_STOP_SECONDS_MAX: Final = 90
+"""A loader's main program brings everything home first."""
 _INSTANCE_ID: Final = re.compile(r"i-[0-9a-f]{17}")
+_FIXED: Final = {"--authority": build.AUTHORITY_FILE, "--developers": loader.DEVELOPERS_FILE}
+"""What the second ramdisk of an image may hold, and the option by which its program learns where that is."""
 # As `python -I DIRECTORY`: no environment, no user's packages, no current directory. Besides without `site`, because
 # an editable installation's .pth file hooks in a finder that would supply modules which the image lacks.
 _BOOT: Final = (
@@ -59,7 +64,7 @@ def run(
     *,
     root_directory: Path,
     listen: str,
-    size_bytes: int,
+    size_bytes: int | None,
     platform: Platform = Platform.SIMULATED,
     evidence_latency_ms: float = 0,
     ready_fd: int | None = None,
@@ -67,11 +72,12 @@ def run(
 ) -> int:
     """Run the image's program until it ends or SIGTERM or SIGINT comes; return the exit status.
 
-    That is 0 after such a signal, the program's own status, or 128 + N if signal N killed it. `evidence_latency_ms` is
-    added to every evidence request, one after another, as the real device has one lock. `ready_fd` receives what the
-    program prints, by default this process's standard output. Two launches with one `instance_id` seem to be on one
-    host. A TPM takes the time it takes and names no host, so neither can be given for it. Must be called in the main
-    thread. Raises Misuse if the image is not one for these platforms, or the platform cannot do what is asked.
+    `size_bytes` is what a disk lends, None for a loader. The status is 0 after such a signal, the program's own, or
+    128 + N if signal N killed it. `evidence_latency_ms` is added to every evidence request, one after another, as
+    the real device has one lock. `ready_fd` receives what the program prints, by default this process's standard
+    output. Two launches with one `instance_id` seem to be on one host. A TPM takes the time it takes and names no
+    host, so neither can be given for it. Must be called in the main thread. Raises Misuse if the image is not one
+    for these platforms, or the platform cannot do what is asked.
     """
     parts = eif.parse(image)
     if parts.kernel != build.SIMULATED_KERNEL or parts.signature is not None:
@@ -81,9 +87,11 @@ def run(
     if platform is Platform.TPM and (evidence_latency_ms or instance_id is not None):
         raise Misuse("A simulated TPM has no evidence latency and no instance id that could be chosen.")
     remove_stale(listen)
-    with _Stopper() as stopper, tempfile.TemporaryDirectory(prefix="perdure-simtee-") as directory:  # 0700
+    patience = STOP_SECONDS_MAX if size_bytes is not None else LOADER_STOP_SECONDS_MAX
+    with _Stopper(patience) as stopper, tempfile.TemporaryDirectory(prefix="perdure-simtee-") as directory:  # 0700
         _unpack(parts, Path(directory))
-        start = partial(_start, Path(directory), ["--listen", listen, "--size-bytes", str(size_bytes)], ready_fd)
+        size = [] if size_bytes is None else ["--size-bytes", str(size_bytes)]
+        start = partial(_start, Path(directory), ["--listen", listen, *size], ready_fd)
         if platform is Platform.TPM:
             with SimulatedTpm(TpmRoot.load_or_create(root_directory), parts) as tpm:
                 status = _outlast(start("tpm-fd", tpm.fileno()), stopper)
@@ -136,7 +144,9 @@ def _unpack(parts: eif.Eif, directory: Path) -> None:
 def _start(directory: Path, options: list[str], stdout: int | None, kind: str, fd: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I", "-S", "-B", "-c", _BOOT, os.pathsep.join(site.getsitepackages()), str(directory)]
     command += options
-    command += ["--evidence", f"{kind}:{fd}", "--authority", str(directory / build.AUTHORITY_FILE)]
+    command += ["--evidence", f"{kind}:{fd}"]
+    for option, name in _FIXED.items():
+        command += [option, str(directory / name)] if (directory / name).exists() else []
     return subprocess.Popen(  # noqa: S603  (running the image is the purpose)
         command,
         stdin=subprocess.DEVNULL,
@@ -151,8 +161,9 @@ def _start(directory: Path, options: list[str], stdout: int | None, kind: str, f
 class _Stopper:
     """Turns SIGTERM and SIGINT into the end of the child, which ends the serving; kills it if it takes too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: int) -> None:
         self.is_stopping = False
+        self._patience_s = patience_s
         self._child: subprocess.Popen[bytes] | None = None
 
     def watch(self, child: subprocess.Popen[bytes]) -> None:
@@ -163,7 +174,7 @@ class _Stopper:
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self.is_stopping = True
-        signal.alarm(STOP_SECONDS_MAX)
+        signal.alarm(self._patience_s)
         if self._child is not None:
             self._child.terminate()
 
@@ -199,7 +210,7 @@ def main() -> None:
     parser.add_argument("--image", required=True, type=Path, metavar="FILE")
     parser.add_argument("--root-directory", required=True, type=Path, metavar="DIRECTORY")
     parser.add_argument("--listen", required=True, metavar="ADDRESS")
-    parser.add_argument("--size-bytes", required=True, type=int, metavar="N")
+    parser.add_argument("--size-bytes", type=int, metavar="N", help="what a disk lends; not for a loader")
     parser.add_argument("--platform", choices=[str(one) for one in PLATFORMS], default=str(Platform.SIMULATED))
     parser.add_argument("--evidence-latency-ms", type=float, default=0.0, metavar="MS")
     parser.add_argument("--instance-id", metavar="ID", help="the host it seems to run on (default: one of its own)")
