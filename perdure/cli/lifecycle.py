@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from perdure.cli import output
-from perdure.cli.loader import bundle, bundle_options, start_simulated
+from perdure.cli.loader import bundle, bundle_options, located, start_simulated
 from perdure.cli.options import DIRECTORY, FILE, config_options, find_config, verb
 from perdure.errors import Misuse
 from perdure.manifest.manifest import Manifest
@@ -97,7 +97,7 @@ def register(cli: click.Group) -> None:
             asyncio.run(lifecycle.load(address, brought))
         began = time.monotonic()
         with output.progress("handing over"):
-            health = asyncio.run(lifecycle.follow(address, before))
+            health = asyncio.run(lifecycle.follow(address, located(before)))
         took_s = time.monotonic() - began
         manifest = brought.manifest
         text = (

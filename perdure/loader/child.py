@@ -128,10 +128,10 @@ class Child:
             ready.cancel()
             ended.cancel()
         if not self._ready.is_set():
-            has_ended = self._process.returncode is not None
-            if has_ended:
+            how = "does not say that it serves"
+            if self._process.returncode is not None:
                 await self._reading
-            how = f"ended with {self._process.returncode} before it served" if has_ended else "does not say that it serves"
+                how = f"ended with {self._process.returncode} before it served"
             raise Unavailable(f"The main program {how}; its last words: {self.says or 'none'}.")
 
     def _heard(self) -> None:

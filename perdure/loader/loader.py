@@ -271,8 +271,8 @@ class Loader:
             raise Misuse("The successor's manifest is for another array; this main program goes on.")
         if theirs.version < own.version or (theirs.version == own.version and theirs != own):
             raise OldProgram(
-                f"Version {own.version} runs here, and the successor has {'another ' if theirs != own else ''}version "
-                f"{theirs.version}: what follows has a higher version, or the very same manifest. This one goes on."
+                f"Version {own.version} runs here, and the successor has a manifest of version {theirs.version}: what "
+                "follows has a higher version, or the very same manifest. This one goes on."
             )
         if not challenge:
             raise Misuse("The successor did not ask for a challenge first; this main program goes on.")

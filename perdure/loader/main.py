@@ -72,7 +72,7 @@ async def _serve(listener: socket.socket, where: str, developers: Developers, do
         task.add_done_callback(talking.discard)
         try:
             if len(talking) <= CONNECTIONS_MAX:
-                with contextlib.suppress(ConnectionError):  # whoever asks may leave at any time
+                with contextlib.suppress(ConnectionError, asyncio.CancelledError):  # who asks may leave, or we do
                     await loader.serve(Talk(reader, writer))
         finally:
             writer.close()
