@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from perdure.array import history, journal, sealing
+from perdure.array import derivation, history, journal, sealing
 from perdure.array.commands import Authority, Command, build, parse_reply
 from perdure.array.erasure import Code
 from perdure.array.genesis import Genesis
@@ -525,6 +525,52 @@ def policies() -> Json:
     }
 
 
+# Derived keys ---------------------------------------------------------------------------------------------
+
+DERIVED = (
+    ("a Lightning node's 32 bytes", bytes(range(32)), "my-node"),
+    ("another label", bytes(range(32)), "my-node/2"),
+    ("a BIP-39 seed of 64 bytes", bytes(range(64)), "my-node"),
+    ("the shortest secret and label", bytes(range(16)), "a"),
+)
+
+
+def derived() -> Json:
+    """Authorities by secret and label, the second candidate of the first, passphrases, and what is refused."""
+    luks = derivation.Purpose.LUKS
+    bad = {
+        "secret of 15 bytes": lambda: derivation.authority(bytes(15), "a"),
+        "secret of 65 bytes": lambda: derivation.authority(bytes(65), "a"),
+        "no label": lambda: derivation.authority(KEY, ""),
+        "label of 65 characters": lambda: derivation.authority(KEY, "a" * 65),
+        "label with a space": lambda: derivation.authority(KEY, "my node"),
+        "label with a zero": lambda: derivation.authority(KEY, "my\0node"),
+        "label that is not ASCII": lambda: derivation.authority(KEY, "kn\u00f6del"),
+        "no scalar among the candidates": lambda: derivation.first_authority([bytes(32), N.to_bytes(32, "big")]),
+    }
+    second = derivation.derive(DERIVED[0][1], derivation.Purpose.AUTHORITY, DERIVED[0][2], 1)
+    return {
+        "authorities": [_derived_authority(*case) for case in DERIVED],
+        "second_candidate": second.hex(),
+        "passphrases": [
+            {"label": label, "passphrase": derivation.derive(KEY, luks, label).hex()} for label in ("data", "authority")
+        ],
+        "bad": {name: failure(work) for name, work in bad.items()},
+    }
+
+
+def _derived_authority(name: str, secret: bytes, label: str) -> Json:
+    found = derivation.authority(secret, label)
+    return {
+        "name": name,
+        "secret": secret.hex(),
+        "label": label,
+        "private": found.private_key.hex(),
+        "public": found.public_key.hex(),
+        "fingerprint": derivation.fingerprint(found.public_key),
+    }
+
+
 def make() -> str:
     """The file's text."""
     vectors = {
@@ -544,6 +590,7 @@ def make() -> str:
         "11 image": images(),
         "12 policy": policies(),
         "15 history": history_records(),
+        "17 derived keys": derived(),
     }
     return json.dumps(vectors, indent=1) + "\n"
 

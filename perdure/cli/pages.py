@@ -25,6 +25,7 @@ TOPICS: Final = (
     ("How it is", ("status", "list", "top", "iostat", "events", "history")),
     ("Repair", ("replace", "rejoin", "scrub", "verify", "offline", "online", "clear")),
     ("Erasing", ("erase", "evidence verify-receipt")),
+    ("Keys", ("key new", "key derive", "key show", "key passphrase")),
     ("Disks and their images", ("key new", "image fetch", "image build", "image measure", "disk run", "disk relay")),
     ("Evidence", ("evidence ask", "evidence verify", "evidence merge-policies", "evidence verify-receipt")),
     (

@@ -13,6 +13,7 @@ they are not measured. That is the part of a real image which this one does not 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -133,6 +134,14 @@ def authority_ramdisk(authority: bytes) -> bytes:
     if len(authority) != AUTHORITY_BYTES:
         raise Misuse(f"The authority is a compressed secp256k1 public key of 33 bytes, not of {len(authority)}.")
     return cpio.pack({AUTHORITY_FILE: authority})
+
+
+def authority_pcr2(authority: bytes) -> bytes:
+    """Return what Nitro, or the simulated platform, has in PCR2 of every image for this authority: 48 bytes.
+
+    Raises Misuse as `authority_ramdisk` does.
+    """
+    return eif.extend_zeros(hashlib.sha384(authority_ramdisk(authority)).digest())
 
 
 def build_simulated(authority: bytes, program: Mapping[str, bytes] | None = None) -> bytes:

@@ -39,6 +39,11 @@ def test_one_byte_of_the_key_moves_pcr0_and_pcr2_alone():
     assert moved(pcrs(), pcrs(TWIN)) == [0, 2]
 
 
+def test_pcr2_follows_from_the_key_alone():
+    assert build.authority_pcr2(AUTHORITY).hex() == PCR2_OF_G == pcrs().pcr2.hex()
+    assert build.authority_pcr2(TWIN) == pcrs(TWIN).pcr2
+
+
 def test_one_byte_of_the_program_moves_pcr0_and_pcr1_alone():
     changed = {**PROGRAM, "perdure/disk/main.py": b"Main\n"}
     assert moved(pcrs(program=PROGRAM), pcrs(program=changed)) == [0, 1]

@@ -106,7 +106,7 @@ def test_a_limit_in_the_specification_is_the_one_in_the_code(value, module, name
 
 def test_the_sections_that_code_cites_exist():
     sections = set(re.findall(r"^## (\d+)\.", SPEC, re.MULTILINE))
-    assert sections == {str(number) for number in range(1, 16)}
+    assert sections == {str(number) for number in (*range(1, 16), 17)}
     paragraphs = set(re.findall(r"^\*\*(\d+\.\d+)\b", SPEC, re.MULTILINE)) | sections
     cited = set()
     for path in (ROOT / "perdure").rglob("*.py"):
@@ -454,3 +454,37 @@ def test_records_of_the_history_are_those_of_the_specification():
         )
         assert hashlib.sha256(sectors).hexdigest() == record["sectors_sha256"]
         previous = digest
+
+
+# 17. Derived keys -----------------------------------------------------------------------------------------
+
+
+def hkdf_of_one_block(secret, info):
+    extracted = mac(b"perdure/derive/1", secret)
+    return mac(extracted, info + b"\x01")
+
+
+@pytest.mark.parametrize("case", VECTORS["17 derived keys"]["authorities"], ids=lambda case: case["name"])
+def test_an_authority_comes_by_hkdf_from_secret_and_label(case):
+    private = hkdf_of_one_block(unhex(case["secret"]), b"authority\0" + case["label"].encode() + b"\0\0")
+    assert private.hex() == case["private"]
+    point = ec.derive_private_key(int.from_bytes(private, "big"), ec.SECP256K1()).public_key().public_numbers()
+    assert case["public"] == f"{2 + point.y % 2:02x}{point.x:064x}"
+    assert case["fingerprint"] == hashlib.sha256(unhex(case["public"])).hexdigest()[:16]
+
+
+def test_the_second_candidate_differs_in_the_counter_alone():
+    first = VECTORS["17 derived keys"]["authorities"][0]
+    info = b"authority\0" + first["label"].encode() + b"\0\1"
+    assert hkdf_of_one_block(unhex(first["secret"]), info).hex() == VECTORS["17 derived keys"]["second_candidate"]
+
+
+def test_passphrases_come_from_the_authoritys_key_under_a_purpose_of_their_own():
+    for case in VECTORS["17 derived keys"]["passphrases"]:
+        info = b"luks\0" + case["label"].encode() + b"\0\0"
+        assert case["passphrase"] == hkdf_of_one_block(PRIVATE, info).hex()
+
+
+def test_what_no_key_is_derived_from_is_misuse():
+    assert set(VECTORS["17 derived keys"]["bad"].values()) == {"Misuse"}
+    assert len(VECTORS["17 derived keys"]["bad"]) == 8

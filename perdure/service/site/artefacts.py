@@ -29,6 +29,7 @@ MAIN_PROCESS_FILE: Final = "main.pid"
 MAIN_LOG_FILE: Final = "main.log"
 VERSION: Final = 1
 FILE_BYTES_MAX: Final = 1 << 20
+_SECRET_BYTES_MAX: Final = 256
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -75,9 +76,20 @@ def read_bounded(path: Path, what: str, *, bytes_max: int = FILE_BYTES_MAX) -> b
 def new_key(path: Path) -> Authority:
     """Draw an authority key and write it to a file that must not exist. Raises Misuse; never overwrites."""
     authority = _draw_authority()
+    write_key(path, authority)
+    return authority
+
+
+def write_key(path: Path, authority: Authority) -> None:
+    """Write an authority's private key, for its owner only, to a file that must not exist. Raises Misuse."""
+    write_secret(path, authority.private_key.hex().encode() + b"\n")
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Write `data`, for its owner only, to a file that must not exist. Raises Misuse; never overwrites."""
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(authority.private_key.hex().encode() + b"\n")
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         sync_directory(path.parent)
@@ -88,7 +100,6 @@ def new_key(path: Path) -> Authority:
         ) from None
     except OSError as error:
         raise Misuse(f"The key file {path} cannot be written ({error.strerror}); there is no new key.") from None
-    return authority
 
 
 def _draw_authority() -> Authority:
@@ -101,20 +112,7 @@ def _draw_authority() -> Authority:
 
 def read_key(path: Path) -> Authority:
     """The authority whose key the file holds: 64 hexadecimal digits, readable by the owner only. Raises Misuse."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(256)
-    except OSError as error:
-        raise Misuse(
-            f"The key file {path} cannot be read ({error.strerror}); nothing was started. Without the key the array "
-            "cannot be opened: bring the file back from your copy."
-        ) from None
-    if mode & _foreign_bits(path):
-        raise Misuse(
-            f"The key file {path} can be read by others than its owner (mode {mode:04o}); nothing was started. Run "
-            f"`chmod 600 {path}`, and make a new key and array if somebody may have read it."
-        )
+    data = _read_secret(path, "Without the key the array cannot be opened: bring the file back from your copy.")
     match = re.fullmatch(rb"([0-9a-fA-F]{64})\s*", data)
     if match is None:
         raise Misuse(
@@ -122,6 +120,43 @@ def read_key(path: Path) -> Authority:
             "that `perdure key new` made."
         )
     return Authority(bytes.fromhex(match[1].decode()))
+
+
+def read_seed(path: Path) -> bytes:
+    """The secret of another program in the file, readable by the owner only. Raises Misuse.
+
+    What is text (UTF-8) has to be hexadecimal digits; any other bytes are the secret itself. So words, a digit too few
+    or a byte order mark are refused, and never taken for a secret that nobody finds again. The price: one binary secret
+    of 16 bytes in some thousand happens to be text, and has to be given as digits.
+    """
+    data = _read_secret(path, "Name the file with the secret to derive from.")
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data
+    match = re.fullmatch(rb"((?:[0-9a-fA-F]{2})+)\s*", data)
+    if match is None:
+        raise Misuse(
+            f"The file {path} holds text that is not an even number of hexadecimal digits; nothing was derived. Give "
+            "the seed itself, not its words, an extended key or a password; as digits if it came as bytes."
+        )
+    return bytes.fromhex(match[1].decode())
+
+
+def _read_secret(path: Path, lost: str) -> bytes:
+    """The start of a file that only its owner can touch; `lost` is what to say when there is none. Raises Misuse."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read(_SECRET_BYTES_MAX)
+    except OSError as error:
+        raise Misuse(f"The key file {path} cannot be read ({error.strerror}); nothing was started. {lost}") from None
+    if mode & _foreign_bits(path):
+        raise Misuse(
+            f"The key file {path} can be read by others than its owner (mode {mode:04o}); nothing was started. Run "
+            f"`chmod 600 {path}`, and make a new key and array if somebody may have read it."
+        )
+    return data
 
 
 def _foreign_bits(path: Path) -> int:

@@ -25,7 +25,7 @@ from perdure.loader.offer import NONCE_BYTES, Offer, Purpose
 from perdure.loader.sealed import Recipient, Secret, seal
 from perdure.loader.talk import connected, packed, unpacked
 from perdure.service import lifecycle
-from tests.loader.world import World, require_one_owner_at_a_time_and_nothing_lost, until
+from tests.lifecycle.world import World, require_one_owner_at_a_time_and_nothing_lost, until
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.console import Shell, steps
-from tests.loader.world import require_root_and_a_reachable_python
+from tests.lifecycle.world import require_root_and_a_reachable_python
 from tests.system.rig import tool
 
 ROOT = Path(__file__).parents[2]

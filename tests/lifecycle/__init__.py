@@ -1,0 +1,1 @@
+"""The main program's life, with real loaders in their images."""
