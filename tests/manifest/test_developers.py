@@ -99,6 +99,18 @@ def test_a_key_is_read_as_people_write_it():
     assert Developer.of("carol", "bip340", CAROL.point[1:].hex().upper() + "\n") == LIST[2]
 
 
+@pytest.mark.parametrize(("at", "bit"), [(-1, 0x01), (-1, 0x40), (-2, 0x01), (-32, 0x80)])
+def test_keys_that_differ_in_more_than_their_sign_are_two_developers(at, bit):
+    other = bytearray(ALICE.blob)
+    other[at] ^= bit
+    assert len(Developers(1, (LIST[0], Developer("eve", KeyKind.SSH, bytes(other)))).keys) == 2
+
+
+def test_a_name_is_checked_also_when_made_by_hand():
+    with pytest.raises(Misuse, match="developer's name is"):
+        Developer("Alice", KeyKind.SSH, ALICE.blob)
+
+
 @pytest.mark.parametrize("name", ["", "Alice", "a b", "alice\n", "\u0430lice"])
 def test_a_name_has_no_characters_that_look_like_others(name):
     with pytest.raises(Misuse, match="developer's name is 1 to 64"):

@@ -118,6 +118,15 @@ def test_the_error_is_one_sentence_with_what_is_safe():
     )
 
 
+def test_the_error_without_any_signature_says_how_many_are_needed():
+    with pytest.raises(NotAuthorised) as error:
+        verify(developers(3), SIGNED, [])
+    assert str(error.value) == (
+        "0 of the 3 developers that are needed signed this manifest; 3 more must. Nothing was run, and no key was "
+        "given out."
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -140,6 +149,19 @@ def test_the_error_is_one_sentence_with_what_is_safe():
 def test_a_malformed_file_counts_for_nothing_and_is_named(data, said):
     with pytest.raises(NotAuthorised, match=f"signature 2 .*{said}"):
         verify(developers(2), SIGNED, [EACH["alice"], data])
+
+
+def test_the_size_of_a_file_is_bounded_for_every_kind():
+    for name, data in EACH.items():
+        assert verify(developers(1), SIGNED, [data.ljust(SIGNATURE_BYTES_MAX)]) == (name,)
+        with pytest.raises(NotAuthorised, match="signature 1 has more than 8192 bytes"):
+            verify(developers(1), SIGNED, [data.ljust(SIGNATURE_BYTES_MAX + 1)])
+
+
+def test_a_wallets_base64_has_no_other_characters():
+    good = json.loads(EACH["dave"])["signature"]
+    with pytest.raises(NotAuthorised, match="not the base64"):
+        verify(developers(1), SIGNED, [file("bitcoin", good[:40] + "*" + good[40:])])
 
 
 def test_the_number_of_signatures_is_bounded():

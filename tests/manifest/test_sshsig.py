@@ -115,6 +115,17 @@ def test_bytes_behind_the_envelope_and_an_endless_one_are_refused():
         check(armour(ALICE.envelope() + bytes(4096)))
 
 
+def test_an_envelope_may_have_4096_bytes():
+    def padded(size):
+        rest = size - len(ALICE.envelope(namespace=b"n" * 100)) + 100
+        return armour(ALICE.envelope(namespace=b"n" * rest))
+
+    with pytest.raises(NotAuthorised, match="is for the namespace"):
+        check(padded(4096))
+    with pytest.raises(NotAuthorised, match="it is too long"):
+        check(padded(4097))
+
+
 def test_every_changed_byte_and_cut_of_a_signature_is_refused():
     for signer in (ALICE, BOB):
         blob = signer.envelope()

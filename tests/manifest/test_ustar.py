@@ -44,6 +44,42 @@ def test_files_and_directories_are_read_with_what_counts_of_them():
     ]
 
 
+def test_each_field_may_be_full_to_its_last_byte():
+    """Then nothing ends it but the next field, which begins with a digit or, behind the prefix, is padding."""
+    name, prefix = b"n" * 100, b"p" * 155
+    data = archive(
+        header(name, prefix=prefix, mode=b"00000755", size_field=b"000000000003") + b"abc" + bytes(509),
+        member(name, b"x", mode=b"00000644"),
+        member(b"z"),
+    )
+    assert read(data) == [
+        (f"{prefix.decode()}/{name.decode()}", False, True, b"abc"),
+        (name.decode(), False, False, b"x"),
+        ("z", False, False, b""),
+    ]
+
+
+def test_numbers_may_be_padded_with_spaces_as_old_writers_do():
+    data = archive(header(b"a", mode=b"   755 \0", size_field=b"         3 \0") + b"abc" + bytes(509))
+    assert read(data) == [("a", False, True, b"abc")]
+
+
+def test_every_byte_of_a_header_is_in_its_checksum():
+    good = member(b"name", b"x", prefix=b"prefix", link=b"link")
+    for at in [*range(148), *range(156, 512)]:
+        said = "no header of the plain ustar format" if 257 <= at < 265 else "wrong checksum"
+        with pytest.raises(Misuse, match=said):
+            read(archive(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]))
+
+
+def test_what_stands_behind_the_prefix_is_no_part_of_it():
+    made = header(b"name", prefix=b"p" * 155)
+    total = sum(made[:148]) + 256 + sum(made[156:]) + ord("q")
+    assert (
+        read(archive(made[:148] + b"%06o\0 " % total + made[156:500] + b"q" + made[501:]))[0][0] == "p" * 155 + "/name"
+    )
+
+
 def test_another_writers_archive_is_read_the_same():
     long = "d" * 120 + "/" + "f" * 90
     assert read(python_archive(tarfile.USTAR_FORMAT, "a", long)) == [
