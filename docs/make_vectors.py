@@ -9,12 +9,15 @@ ones without this project's code, so that a wrong program cannot bless its own v
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import coincurve
 
 from perdure.array import derivation, history, journal, sealing
 from perdure.array.commands import Authority, Command, build, parse_reply
@@ -32,6 +35,9 @@ from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.image import build as image
 from perdure.image import eif
+from perdure.manifest import signatures
+from perdure.manifest.developers import Developer, Developers, KeyKind
+from perdure.manifest.manifest import Manifest, Overrides, Program, ProgramKind
 
 FILE = Path(__file__).parent / "vectors.json"
 Json = dict[str, Any]
@@ -525,6 +531,60 @@ def policies() -> Json:
     }
 
 
+def manifests() -> Json:
+    """A manifest, signed by three developers of whom two must: by BIP-340, and by two wallets."""
+    good = Manifest(
+        "node",
+        7,
+        Program(ProgramKind.TREE, b"\x55" * 32),
+        ("python3", "{program}/main.py", "--config={directory}/perdure.toml"),
+        GENESIS.array_id,
+        3,
+        5,
+        POLICY,
+        Overrides(attest="flush"),
+    )
+    keys = [coincurve.PrivateKey(bytes([number]) * 32) for number in (0x61, 0x62, 0x63)]
+    listed = Developers(
+        2,
+        (
+            Developer("alice", KeyKind.BIP340, keys[0].public_key_xonly.format()),
+            *(Developer(f"bob-{at}", KeyKind.BITCOIN, key.public_key.format()) for at, key in enumerate(keys[1:])),
+        ),
+    )
+    data = good.to_json()
+    bad = {
+        "format 2": data.replace(b'"format":1', b'"format":2'),
+        "version 0": data.replace(b'"version":7', b'"version":0'),
+        "key twice": data[:-1] + b',"version":8}',
+        "unknown override": data.replace(b'"attest"', b'"dead-after-ms"'),
+        "another place": data.replace(b"{program}", b"{home}"),
+        "k = n/2": data.replace(b'"threshold":3', b'"threshold":2'),
+    }
+    files = [
+        signatures.bip340_file(keys[0].sign_schnorr(good.digest(), bytes(32))),
+        *(_wallet(key, good) for key in keys[1:]),
+    ]
+    assert signatures.verify(listed, data, files) == ("alice", "bob-0", "bob-1")
+    return {
+        "json": data.decode(),
+        "digest": good.digest().hex(),
+        "text_to_sign": signatures.text_to_sign(good.digest()),
+        "bad": {name: failure(lambda text=text: Manifest.from_json(text)) for name, text in bad.items()},  # type: ignore[misc]
+        "developers": listed.to_json().decode(),
+        "signatures": [file.decode() for file in files],
+        "one signature": failure(lambda: signatures.verify(listed, data, files[:1])),
+        "one developer twice": failure(lambda: signatures.verify(listed, data, [files[0], files[0]])),
+    }
+
+
+def _wallet(key: coincurve.PrivateKey, manifest: Manifest) -> bytes:
+    text = signatures.text_to_sign(manifest.digest()).encode()
+    message = b"\x18Bitcoin Signed Message:\n" + bytes([len(text)]) + text
+    made = key.sign_recoverable(sha256(sha256(message).digest()).digest(), hasher=None)
+    return signatures.bitcoin_file(base64.b64encode(bytes([31 + made[64]]) + made[:64]).decode())
+
+
 # Derived keys ---------------------------------------------------------------------------------------------
 
 DERIVED = (
@@ -590,6 +650,7 @@ def make() -> str:
         "11 image": images(),
         "12 policy": policies(),
         "15 history": history_records(),
+        "16 manifest": manifests(),
         "17 derived keys": derived(),
     }
     return json.dumps(vectors, indent=1) + "\n"

@@ -159,7 +159,7 @@ def _files(tarball: bytes) -> list[Member]:
         raise Misuse(f"The tarball has more than {TARBALL_BYTES_MAX} bytes.")
     members = _bounded(ustar.members(tarball))
     for member in members:
-        if member.is_directory and member.path:
+        if member.is_directory and member.path != ".":
             _require_path(member.path)
     return [member for member in members if not member.is_directory]
 

@@ -24,7 +24,7 @@ _HINT: Final = "make it with `tar --format=ustar`"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry, its path as it stands there but without `./` in front; empty for the root itself."""
+    """One entry, its path as it stands there but without `./` in front and a directory's `/`; `.` for the root."""
 
     path: str
     is_directory: bool
@@ -79,7 +79,7 @@ def _member(header: bytes, path: str, contents: memoryview) -> Member:
     if mode is None or (is_directory and contents):
         raise Misuse(f"In the tarball the header of {path!a:.300} is malformed.")
     plain = (path.removesuffix("/") if is_directory else path).removeprefix("./")
-    return Member("" if is_directory and plain == "." else plain, is_directory, bool(mode & 0o100), contents)
+    return Member(plain, is_directory, bool(mode & 0o100), contents)
 
 
 def _number(field: bytes) -> int | None:

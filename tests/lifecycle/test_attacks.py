@@ -27,6 +27,8 @@ from perdure.loader.talk import connected, packed, unpacked
 from perdure.service import lifecycle
 from tests.lifecycle.world import World, require_one_owner_at_a_time_and_nothing_lost, until
 
+ALTERED = "signature 2 does not verify: it is for another manifest, or was altered"
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -85,12 +87,24 @@ def test_a_changed_byte_of_the_program(v1, signed, loader):
 
 def test_a_changed_byte_of_the_manifest(v1, signed, loader):
     changed = replace(v1.manifest, version=9)
-    refused(loader, replace(v1, manifest=changed), signed, NotAuthorised, "signature 2 does not verify: it is for another manifest, or was altered")
+    refused(
+        loader,
+        replace(v1, manifest=changed),
+        signed,
+        NotAuthorised,
+        ALTERED,
+    )
 
 
 def test_a_policy_that_a_host_has_changed(world, v1, signed, loader):
     changed = replace(v1.manifest, policy=world.loaders_allowed)
-    refused(loader, replace(v1, manifest=changed), signed, NotAuthorised, "signature 2 does not verify: it is for another manifest, or was altered")
+    refused(
+        loader,
+        replace(v1, manifest=changed),
+        signed,
+        NotAuthorised,
+        ALTERED,
+    )
 
 
 @pytest.mark.parametrize("path", ["../outside", "/outside", "perdure/../../outside"])

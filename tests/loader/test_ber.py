@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.loader import ber
+from perdure.loader.kms import ber
 from tests.loader.envelopes import der, streamed
 
 

@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.loader import cms
+from perdure.loader.kms import cms
 from tests.loader import envelopes
 from tests.loader.envelopes import Parts, der, padded, streamed
 

@@ -16,8 +16,8 @@ from perdure.errors import Corrupt, Misuse
 from perdure.evidence.measurement import Measurement
 from perdure.evidence.nitro import verifier
 from perdure.evidence.policy import Policy
-from perdure.loader import kms
-from perdure.loader.kms import Recipient
+from perdure.loader.kms import recipient as kms
+from perdure.loader.kms.recipient import Recipient
 from perdure.simtee.nsm import SimulatedNsm
 from perdure.simtee.pki import SimulatedRoot
 from tests.evidence.support import MODULE_ID, NOW_MS, PCRS, POLICY, ROOT

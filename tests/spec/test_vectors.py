@@ -4,6 +4,7 @@ computed here a second time from the text of the specification, with no code of 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import importlib
@@ -92,7 +93,7 @@ def test_a_listing_in_the_specification_is_the_vector_that_it_names(name, text):
 
 
 def test_the_specification_has_its_listings_and_limits():
-    assert len(LISTINGS) == 4
+    assert len(LISTINGS) == 5
     assert len(LIMITS) > 20
 
 
@@ -106,7 +107,7 @@ def test_a_limit_in_the_specification_is_the_one_in_the_code(value, module, name
 
 def test_the_sections_that_code_cites_exist():
     sections = set(re.findall(r"^## (\d+)\.", SPEC, re.MULTILINE))
-    assert sections == {str(number) for number in (*range(1, 16), 17)}
+    assert sections == {str(number) for number in range(1, 18)}
     paragraphs = set(re.findall(r"^\*\*(\d+\.\d+)\b", SPEC, re.MULTILINE)) | sections
     cited = set()
     for path in (ROOT / "perdure").rglob("*.py"):
@@ -488,3 +489,36 @@ def test_passphrases_come_from_the_authoritys_key_under_a_purpose_of_their_own()
 def test_what_no_key_is_derived_from_is_misuse():
     assert set(VECTORS["17 derived keys"]["bad"].values()) == {"Misuse"}
     assert len(VECTORS["17 derived keys"]["bad"]) == 8
+
+
+# 16. Manifests --------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_is_named_by_the_tagged_hash_of_its_canonical_bytes():
+    vector = VECTORS["16 manifest"]
+    value = json.loads(vector["json"])
+    assert json.dumps(value, sort_keys=True, separators=(",", ":")) == vector["json"]
+    assert json.dumps(value["policy"], sort_keys=True, separators=(",", ":")) == VECTORS["12 policy"]["json"]
+    assert tagged(b"perdure/manifest/1", vector["json"].encode()).hex() == vector["digest"]
+    assert vector["text_to_sign"] == f"perdure manifest {vector['digest']}"
+    assert set(vector["bad"].values()) == {"Misuse"}
+    assert len(vector["bad"]) == 6
+
+
+def test_a_wallet_signs_the_text_of_the_digest():
+    vector = VECTORS["16 manifest"]
+    text = vector["text_to_sign"].encode()
+    message = hashlib.sha256(b"\x18Bitcoin Signed Message:\n" + bytes([len(text)]) + text).digest()
+    digest = hashlib.sha256(message).digest()
+    for developer, file in zip(
+        json.loads(vector["developers"])["developers"][1:], vector["signatures"][1:], strict=True
+    ):
+        numbers = base64.b64decode(json.loads(file)["signature"])
+        r, s = int.from_bytes(numbers[1:33], "big"), int.from_bytes(numbers[33:], "big")
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), unhex(developer["key"]))
+        key.verify(utils.encode_dss_signature(r, s), digest, ec.ECDSA(utils.Prehashed(SHA256())))
+
+
+def test_too_few_signatures_are_not_authorised():
+    vector = VECTORS["16 manifest"]
+    assert vector["one signature"] == vector["one developer twice"] == "NotAuthorised"

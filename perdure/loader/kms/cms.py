@@ -16,7 +16,7 @@ from typing import Annotated, Final
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
-from perdure.loader import ber
+from perdure.loader.kms import ber
 
 ENVELOPED_DATA: Final = ObjectIdentifier("1.2.840.113549.1.7.3")
 DATA: Final = ObjectIdentifier("1.2.840.113549.1.7.1")

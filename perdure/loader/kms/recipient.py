@@ -41,7 +41,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from perdure.array.commands import Authority
 from perdure.errors import Corrupt, Misuse
-from perdure.loader import cms
+from perdure.loader.kms import cms
 
 Send = Callable[[str, bytes], bytes]
 """Posts a body to KMS under this X-Amz-Target, with Content-Type application/x-amz-json-1.1, and returns the answer's
