@@ -87,7 +87,7 @@ def unpack(tarball: bytes, directory: Path, expected_digest: bytes) -> None:
 def _write(directory: Path, member: Member) -> None:
     path = directory / member.path
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make_directory(path.parent)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(fd, "wb") as file:
             file.write(member.contents)
@@ -96,6 +96,14 @@ def _write(directory: Path, member: Member) -> None:
         raise Misuse(
             f"{member.path!a} could not be written ({error.strerror}); the program is incomplete and must not be run."
         ) from None
+
+
+def _make_directory(path: Path) -> None:
+    """With its parents; whatever the umask is."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir()
+        path.chmod(0o755)
 
 
 # The listing ----------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def test_one_developer_cannot_be_listed_twice_in_any_form(one, other):
         ("ssh", "", "not a line of an OpenSSH public key file"),
         ("ssh", "ssh-ed25519", "not a line of an OpenSSH public key file"),
         ("ssh", "ssh-ed25519 AA*A", "not a line of an OpenSSH public key file"),
+        ("ssh", ALICE.line("").replace("AAAAC3", "AAAA*C3"), "not a line of an OpenSSH public key file"),
         ("ssh", "ssh-ed25519 \u00e9", "not a line of an OpenSSH public key file"),
         ("ssh", "sk-ssh-ed25519@openssh.com " + ALICE.line("").split()[1], "of another type"),
         ("ssh", "ssh-ed25519 " + base64.b64encode(ALICE.blob + b"\0").decode(), "malformed"),

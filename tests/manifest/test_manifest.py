@@ -109,6 +109,24 @@ def test_a_wrong_value_is_named(path, value, said):
         Manifest.from_json(changed(path, value))
 
 
+def test_the_largest_command_and_array():
+    large = replace(MANIFEST, command=("x" * 1024,) * 64, disks=16, threshold=16)
+    assert Manifest.from_json(large.to_json()) == large
+    with pytest.raises(Misuse, match="1 to 64 words"):
+        replace(MANIFEST, command=("x",) * 65)
+
+
+def test_the_highest_version_fits_63_bits():
+    assert Manifest.from_json(changed("version", 2**63 - 1)).version == 2**63 - 1
+    with pytest.raises(Misuse, match="version is not"):
+        Manifest.from_json(changed("version", 2**63))
+
+
+@pytest.mark.parametrize("kind", ["tree", "tarball", "image"])
+def test_a_program_is_of_three_kinds(kind):
+    assert Manifest.from_json(changed("program.kind", kind)).program.kind == kind
+
+
 def test_a_key_that_is_there_twice_is_refused_wherever_it_is():
     with pytest.raises(Misuse, match="'version' is there twice"):
         Manifest.from_json(SIGNED.replace(b'"version":7}', b'"version":7,"version":8}'))

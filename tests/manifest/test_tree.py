@@ -172,6 +172,31 @@ def test_what_is_unpacked_is_what_was_packed_and_nothing_else(program, empty):
     assert modes == {"run": 0o755, "lib": 0o755, "lib/deep": 0o755, "lib/a.py": 0o644, "lib/deep/b c.py": 0o644}
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_modes_do_not_depend_on_the_umask(empty, umask):
+    data = archive(member(b"a/b/c/run", b"x", mode=b"0000755"))
+    before = os.umask(umask)
+    try:
+        tree.unpack(data, empty, tree.tarball_digest(data))
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in empty.rglob("*")] == [0o755] * 4
+
+
+def test_paths_are_printable_ascii_and_all_of_it_but_the_backslash():
+    allowed = {at for at in range(1, 128) if chr(at) not in "/." and is_path(bytes([at]))}
+    assert allowed == {*range(0x20, 0x7F)} - {ord("/"), ord("."), ord("\\")}
+    assert not any(is_path(bytes([at])) for at in range(128, 256))
+
+
+def is_path(name):
+    try:
+        tree.tarball_digest(archive(member(name)))
+    except Misuse:
+        return False
+    return True
+
+
 @needs_tar
 def test_every_changed_byte_of_a_tree_is_another_program_and_nothing_is_written(program, empty):
     digest, good = tree.digest(program), tar(program)

@@ -68,5 +68,6 @@ def ssh_signature(key: Path, message: bytes) -> bytes:
     try:
         sshsig.verify(sshsig.parse(done.stdout), message)
     except (NotAuthorised, Misuse) as error:
-        raise Misuse(f"What ssh-keygen made with {key} would not be accepted: {error}. Nothing was written.") from None
+        why = f"it {error}" if isinstance(error, NotAuthorised) else str(error).rstrip(".")
+        raise Misuse(f"What ssh-keygen made with {key} would not be accepted: {why}. Nothing was written.") from None
     return done.stdout
