@@ -117,7 +117,7 @@ def _old_one_goes_on_or_hands_over_again(world, old, v2, message):
 
 @pytest.mark.timeout(240)
 def test_a_successor_that_ends_between_the_arrays_acceptance_and_its_service(world):
-    """Version 2 was accepted and cannot run: nor does version 1 any more, and version 3 gets the key without a ceremony."""
+    """Version 2 was accepted and cannot run, nor may version 1 any more: version 3 gets the key without a ceremony."""
     v1, v3 = world.release(1), world.release(3)
     v2 = world.release(2, main='import sys\nsys.exit("a defect of version {version}: {witness}")\n')
     old, new, mended = (world.loader(name) for name in ("old", "new", "mended"))

@@ -52,6 +52,7 @@ import asyncio, os, signal, socket, sys, time
 from pathlib import Path
 from perdure.api import Host
 from perdure.errors import PerdureError
+from perdure.service import secrecy
 from perdure.service.main import require_id, settings_of
 from perdure.service.site import config
 
@@ -62,6 +63,7 @@ def witness(what, value):
     os.write(WITNESS, f"{{what}} {{value}} {{VERSION}} {{os.getpid()}} {{time.monotonic_ns()}}\\n".encode())
 
 async def run():
+    secrecy.apply()
     found = config.load(Path(sys.argv[1]) / "perdure.toml")
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
