@@ -14,7 +14,6 @@ from perdure.cli.loader import bundle, bundle_options, located, start_simulated
 from perdure.cli.options import DIRECTORY, FILE, config_options, find_config, verb
 from perdure.errors import Misuse
 from perdure.manifest.manifest import Manifest
-from perdure.service import lifecycle
 from perdure.service.site import artefacts
 
 
@@ -42,6 +41,8 @@ def register(cli: click.Group) -> None:
 
         Run it where the key is: on the operator's machine. It ends when the main program serves.
         """
+        from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
+
         found = find_config(config_file, directory)
         if found.array.array_id is None:
             raise Misuse(f"{found.path} names no array; create it first. Nothing was sent.")
@@ -88,6 +89,8 @@ def register(cli: click.Group) -> None:
         The old main program brings everything home and ends before the new one gets the key. If the new one does not
         come to serve, the old one goes on, unless the array has accepted the higher version by then.
         """
+        from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
+
         if (image_file is None) is not (root_directory is None):
             raise Misuse("--image and --root-directory go together; nothing was done.")
         brought = bundle(given)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,10 +23,11 @@ from perdure.image import loader as images
 from perdure.loader.talk import unpacked
 from perdure.manifest.developers import Developers
 from perdure.manifest.manifest import Manifest
-from perdure.service import lifecycle
-from perdure.service.lifecycle import Bundle
 from perdure.service.site import artefacts, local, processes
 from perdure.simtee.pki import SimulatedRoot
+
+if TYPE_CHECKING:
+    from perdure.service.lifecycle import Bundle
 
 LOG: Final = "loader.log"
 UID: Final = 61_184
@@ -93,6 +94,8 @@ def register(cli: click.Group) -> None:
     @bundle_options
     def load(address: str, as_json: bool, **given: Any) -> int:  # noqa: ANN401  (what click gives)
         """Bring a loader a signed program, and say where the disks are; it verifies, and waits for the key."""
+        from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
+
         health = asyncio.run(lifecycle.load(address, bundle(given)))
         _show(health, {}, as_json=as_json)
         return 0
@@ -102,6 +105,8 @@ def register(cli: click.Group) -> None:
     @click.option("--policy", "policy_file", type=FILE, help="Judge evidence of it, made now, by this policy.")
     def status(address: str, policy_file: Path | None, as_json: bool) -> int:
         """Say what a loader is doing, and with --policy prove who says so and which manifest it has verified."""
+        from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
+
         if policy_file is None:
             health, proof = asyncio.run(lifecycle.health(address)), {}
         else:
@@ -115,6 +120,8 @@ def register(cli: click.Group) -> None:
     @click.argument("address")
     def stop(address: str, as_json: bool) -> int:
         """Have the main program bring everything home, and the loader end; the key is gone from there."""
+        from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
+
         asyncio.run(lifecycle.stop(address))
         output.result({"stopped": True}, "Stopped: everything written is on the disks.", as_json=as_json)
         return 0
@@ -138,6 +145,8 @@ def bundle_options(function: Any) -> Any:  # noqa: ANN401  (a decorator)
 
 def bundle(given: Mapping[str, Any]) -> Bundle:
     """What the options name. Raises Misuse."""
+    from perdure.service.lifecycle import Bundle  # noqa: PLC0415  (loads the array code)
+
     names = ("manifest", "signatures", "program", "addresses", "serve", "uid")
     manifest, signatures, program, addresses, serve, uid = (given[name] for name in names)
     return Bundle.read(manifest, signatures, program, [located(one) for one in addresses], located(serve), uid)

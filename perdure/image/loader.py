@@ -20,8 +20,8 @@ from perdure.manifest.developers import Developers
 DEVELOPERS_FILE: Final = "developers.json"
 _ROOMS: Final = ("array", "disk", "evidence", "loader", "manifest", "shell")
 _TOP: Final = ("__init__.py", "api.py", "errors.py")
-_LEFT_OUT: Final = ("disk/init.py", "array/history.py")
-"""What a disk's image runs before its program; what only the main program as a service uses."""
+_LEFT_OUT: Final = ("disk/init.py", "array/history.py", "array/derivation.py", "manifest/difference.py")
+"""What a disk's image runs before its program, and what only the main program and the operator's commands use."""
 _MAIN: Final = b"from perdure.loader.main import main\n\nmain()\n"
 
 

@@ -89,6 +89,13 @@ def test_the_verbs_are_these():
         "manifest developers",
         "manifest sign",
         "manifest verify",
+        "loader image",
+        "loader start",
+        "loader load",
+        "loader status",
+        "loader stop",
+        "provision",
+        "update",
     }
 
 

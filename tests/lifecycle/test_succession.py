@@ -104,14 +104,16 @@ def _new_one_runs_alone(world, new, message):
 
 
 def _old_one_goes_on_or_hands_over_again(world, old, v2, message):
-    if message != "running":
-        world.counts_on(version=1)
-        assert old.health()["state"] == "running"
-    else:  # the array had accepted version 2, so version 1 never runs again; the key is kept for another successor
-        until(lambda: old.health()["state"] == "superseded")
+    """Once the old one was told that the new one serves it has ended: the new one's end is then like any other."""
     another = world.loader("another")
     another.load(v2, world.sign(v2, "bob", "carol"))
-    another.follow(old)
+    if message == "running":
+        until(lambda: not old.process.is_running() or old.process.status() == "zombie")
+        another.provision()
+    else:
+        world.counts_on(version=1)
+        assert old.health()["state"] == "running"
+        another.follow(old)
     world.counts_on(version=2)
 
 
