@@ -12,6 +12,7 @@ from perdure.errors import Corrupt
 from perdure.sim.disks import SimDisk
 from perdure.sim.history import Violation
 from perdure.sim.mains import Main
+from perdure.sim.network import named
 from perdure.sim.story import Step, Story
 
 
@@ -126,6 +127,45 @@ class FlushAll(Operation):
         """Flush."""
         del story
         await main.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class OfHistory(Operation):
+    """Something that a main program does with the array's own history, once that is loaded."""
+
+    def happen(self, story: Story) -> bool:
+        """Begin it."""
+        main = story.serving(self.back)
+        return main is not None and main.recorder is not None and Operation.happen(self, story)
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRecord(OfHistory):
+    """An event is noted."""
+
+    length: int
+
+    def __str__(self) -> str:
+        return f"{named(self.back)} appends a record of {self.length} bytes to the history"
+
+    async def on(self, story: Story, main: Main) -> None:
+        """Append what was never appended before."""
+        assert main.recorder is not None
+        await main.recorder.append(story.number(), self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class LookBack(OfHistory):
+    """Every record of the history is read."""
+
+    def __str__(self) -> str:
+        return f"{named(self.back)} reads its history"
+
+    async def on(self, story: Story, main: Main) -> None:
+        """Read and compare."""
+        del story
+        assert main.recorder is not None
+        await main.recorder.look_back()
 
 
 @dataclass(frozen=True, slots=True)

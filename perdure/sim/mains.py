@@ -20,10 +20,12 @@ from perdure.sim.disks import SimChannel
 from perdure.sim.history import Call, Owner, Value, Violation
 from perdure.sim.loop import Task
 from perdure.sim.nbd import NbdClient
+from perdure.sim.recorder import Recorder, hidden_value
 
 if TYPE_CHECKING:
     from perdure.sim.story import Story
 
+LAST_RECORD_BYTES = 5000
 _BODY = wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size
 
 
@@ -51,6 +53,8 @@ class Main:
         self.owner: Owner | None = None
         self.face: Array | NbdClient | None = None
         """What its clients speak to."""
+        self.recorder: Recorder | None = None
+        """Once the array's history is loaded, if it has one."""
         self.is_dead = False
         self.is_stopping = False
         self.tasks: list[Task[None]] = []
@@ -58,8 +62,8 @@ class Main:
         self.doom: Doom | None = None
         self.ambushes: list[Callable[[], None]] = []
         """What happens as soon as its next roster change begins."""
-        self._on_links: list[tuple[Call, int]] = []
-        """FLUSHes that have returned, on links perhaps, with no evidence since; kept where secrets leak."""
+        self._on_links: list[Callable[[], None]] = []
+        """What returned FLUSHes promise, on links perhaps, with no evidence since; kept where secrets leak."""
 
     def __str__(self) -> str:
         return f"main {self.number}"
@@ -135,14 +139,20 @@ class Main:
         if story.setup.speaks_nbd:
             self.face = NbdClient(story.loop, self.array, self)
             await self.face.connect()
-        await self.read(0, story.geometry.sectors)
+        await self.read(0, story.setup.sectors)
+        if story.setup.ring:
+            recorder = Recorder(self._story, self.array, self.owner, self)
+            await recorder.load()
+            self.recorder = recorder
 
     def _observe(self, array: Array, owner: Owner) -> None:
         """Tell the history of everything that enters the cache, at the moment at which it does."""
         write, trim = array.cache.write, array.cache.trim
+        presented = self._story.setup.sectors
 
         def on_write(index: int, data: bytes) -> None:
-            self._story.history.entered(owner, index, value_of(data))
+            value = value_of(data) if index < presented else hidden_value(data)
+            self._story.history.entered(owner, index, value)
             write(index, data)
 
         def on_trim(run: Run) -> None:
@@ -163,8 +173,8 @@ class Main:
                 self._story.fail(Violation(f"{execution.last - committer._proved} entries rest on links"))
             if execution.evidence:
                 on_links, self._on_links = self._on_links, []
-                for call, covers in on_links:
-                    self._story.history.flushed(call, covers)
+                for promised in on_links:
+                    promised()
 
         vars(committer)["_finish"] = on_finish
 
@@ -263,21 +273,28 @@ class Main:
 
     def flushed(self, call: Call, covers: int, *, by_evidence: bool = False) -> None:
         """Whoever asked has been told."""
-        if by_evidence or not self._story.setup.has_leaks:
-            self._story.history.flushed(call, covers)
-        else:
-            self._on_links.append((call, covers))
+        self.promised(lambda: self._story.history.flushed(call, covers), by_evidence=by_evidence)
         self.note(f"has flushed {covers} writes")
         self._story.told["flushes"] += 1
         self.has_flushed()
 
+    def promised(self, tell: Callable[[], None], *, by_evidence: bool = False) -> None:
+        """Tell the history of something durable: at once or, where links may be forged, when evidence has come."""
+        if by_evidence or not self._story.setup.has_leaks:
+            tell()
+        else:
+            self._on_links.append(tell)
+
     async def last_writes(self) -> None:
         """When all is well again, writing and reading work."""
-        sectors = self._story.geometry.sectors
+        sectors = self._story.setup.sectors
         await self.write(0, [self._story.number() for _ in range(sectors)])
         await self.flush()
         await self.write(sectors - 1, [self._story.number()], fua=True)
         await self.read(0, sectors)
+        if self.recorder is not None:
+            await self.recorder.append(self._story.number(), LAST_RECORD_BYTES)
+            await self.recorder.look_back()
 
 
 def value_of(data: bytes) -> Value:

@@ -15,9 +15,11 @@ from random import Random
 from perdure.array.ports import Lane
 from perdure.array.session import RETRY_MS
 from perdure.sim.clients import (
+    AppendRecord,
     Erase,
     FlushAll,
     Join,
+    LookBack,
     Operation,
     ReadSectors,
     ScrubAll,
@@ -30,7 +32,7 @@ from perdure.sim.hosts import BlankRestart, Clones, Death, ReplayCommands, Rewin
 from perdure.sim.liars import Duplicate, FlipBits, ForgePlainAnswers, ForgeRefusals, LeakedSecret, Lie, ReplayReplies
 from perdure.sim.lives import Crash, Mount, Pause, When
 from perdure.sim.network import BreakConnections, Delay, LoseReplies, Partition, Reorder, Silence
-from perdure.sim.story import ANSWER_MS_MAX, Setup, Step, Timed
+from perdure.sim.story import ANSWER_MS_MAX, RECORD_BYTES_MAX, Setup, Step, Timed
 
 REAL_EVIDENCE_EVERY = 49
 """Stories with documents in the real format; no multiple of the number of geometries, so that all get some."""
@@ -38,6 +40,12 @@ CHAINS_EVERY = 3
 """Stories whose FLUSHes may rest on acknowledgement chains; they are not drawn, so the others stay as they were."""
 LEAKS_EVERY = 3 * CHAINS_EVERY
 """Stories of these in which hosts know secrets of chains."""
+SERVED_EVERY = 2
+"""Stories of an array as a service has it, with a history of events; they are not drawn either."""
+RING_MIN = 8
+"""The shortest that takes records of three sectors."""
+RECORD_BYTES = (8, 3000, 4012, 4013, 8000, RECORD_BYTES_MAX)
+"""Records of one, two and three sectors, some of them full."""
 GEOMETRIES = ((2, 3), (3, 5), (4, 6), (4, 7), (5, 9))
 VOTED_OFF_MS = (200, 450)
 """When a disk that went silent is voted off, give or take."""
@@ -88,6 +96,7 @@ def draw(seed: int) -> Plan:
         real_evidence=seed % REAL_EVIDENCE_EVERY == REAL_EVIDENCE_EVERY - 1,
         has_chains=seed % CHAINS_EVERY == CHAINS_EVERY - 1,
         has_leaks=seed % LEAKS_EVERY == LEAKS_EVERY - 1,
+        ring=rng.randint(RING_MIN, 12) if seed % SERVED_EVERY == SERVED_EVERY - 1 else 0,
     )
     return Plan(setup, tuple(sorted(_Author(rng, setup).write(), key=lambda timed: timed.at_ms)))
 
@@ -356,7 +365,13 @@ class _Author:
             ReadSectors(back, first, count),
             ReadSectors(back, first, count),
         )
+        if self.setup.ring:
+            operations += (self.record(back), self.record(back), LookBack(back))
         return self.rng.choice(operations)
+
+    def record(self, back: int) -> Operation:
+        """An event to be kept."""
+        return AppendRecord(back, self.rng.choice(RECORD_BYTES))
 
     def big_write(self) -> Operation:
         """Several entries."""

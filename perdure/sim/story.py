@@ -16,6 +16,7 @@ from typing import Any
 
 from perdure.array import cache as cache_module
 from perdure.array import geometry as geometry_module
+from perdure.array import history as history_module
 from perdure.array import join as join_module
 from perdure.array import scrub as scrub_module
 from perdure.array import tags as tags_module
@@ -33,6 +34,7 @@ from perdure.sim.hardware import Hardware
 from perdure.sim.history import History, Violation
 from perdure.sim.loop import Loop, Stuck, Task
 from perdure.sim.mains import Main
+from perdure.sim.records import Records
 from perdure.sim.signatures import CheapAuthority, CheapDisk
 
 DEAD_AFTER_MS = 150
@@ -41,6 +43,8 @@ PATIENCE_MS = 20_000
 DRAIN_MS = 100
 """More than any message takes."""
 POLICY = b"p" * 32
+RECORD_BYTES_MAX = 8160
+"""Of the history: three sectors."""
 _KEY = bytes(range(1, 33))
 
 
@@ -64,6 +68,8 @@ class Setup:
     has_chains: bool = False
     has_leaks: bool = False
     """Whether hosts learn secrets of chains; then a FLUSH counts only once evidence has come after it."""
+    ring: int = 0
+    """How many sectors the array's history has, beside `sectors`; 0: the array keeps none."""
 
 
 class Step:
@@ -96,8 +102,9 @@ class Story:
         self.setup = setup
         self.steps = steps
         self.loop = Loop(setup.seed)
-        self.geometry = Geometry(setup.k, setup.n, setup.sectors)
-        self.history = History(setup.sectors)
+        self.geometry = Geometry(setup.k, setup.n, setup.sectors + setup.ring, setup.ring)
+        self.history = History(self.geometry.sectors)
+        self.records = Records(setup.ring)
         self.trace: list[str] = []
         self.seen: Counter[str] = Counter()
         """How often each kind of fault happened; `told` counts the rest."""
@@ -246,7 +253,7 @@ class Story:
         self._lose_all_that_may_be_lost(last)
         survivor = self._last_mount("the mount of the survivors")
         if survivor is not None:
-            self._require(survivor, "the last look", survivor.read(0, self.geometry.sectors))
+            self._require(survivor, "the last look", survivor.read(0, self.setup.sectors))
 
     def _last_mount(self, what: str) -> Main | None:
         """A mount while all hosts behave, and all there is to read; None when too few members are here."""
@@ -347,6 +354,8 @@ _SMALL = (
     (join_module, "CHUNK_SECTORS", 3),
     (scrub_module, "SCRUB_SECTORS", 3),
     (tags_module, "GROUP_TAGS", 4),
+    (history_module, "BODY_BYTES_MAX", RECORD_BYTES_MAX),
+    (history_module, "_CHUNK", 3),
 )
 
 
