@@ -40,6 +40,8 @@ class Automatic:
         if status.failure is not None:
             return
         self._follow_up(status)
+        in_use = {disk.address for disk in status.disks}  # also since before this mount
+        self.spares = [spare for spare in self.spares if spare not in in_use]
         for disk in status.disks:
             if disk.state not in _LEFT_ALONE and self.spares and self._is_free(disk.seat):
                 self._replace(disk)

@@ -246,6 +246,14 @@ def test_a_spare_that_is_no_good_is_followed_by_the_next(noted):
     assert [request.address for request in begun.requests] == ["unix:/s0", "unix:/s1"]
 
 
+def test_a_spare_that_is_a_member_already_is_none_any_more(noted):
+    begun = Begun()
+    first = status(DiskState.ONLINE, DiskState.DEAD)
+    automatic = Automatic(Found((first.disks[0].address, "unix:/s1")), begun, noted)
+    automatic.look(first, 0)
+    assert [request.address for request in begun.requests] == ["unix:/s1"]
+
+
 def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     begun = Begun()
     automatic = Automatic(Found((), Section(scrub_every_s=86_400, scrub_rate=1 << 20)), begun, noted)
