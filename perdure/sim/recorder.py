@@ -14,6 +14,7 @@ from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.history import History
 from perdure.array.ports import Buffer
 from perdure.sim.history import ZERO, Owner, Value, Violation
+from perdure.sim.loop import Lock
 
 if TYPE_CHECKING:
     from perdure.sim.mains import Main
@@ -40,8 +41,7 @@ class Recorder:
         self._history = History(self)
         self._bodies: dict[int, bytes] = {}
         """What it has found and appended, by number."""
-        self._turn = story.loop.event()
-        self._turn.set()
+        self._one_at_a_time = Lock(story.loop)
 
     async def load(self) -> None:
         """Find what is there."""
@@ -49,18 +49,15 @@ class Recorder:
         self._bodies = {number: await self._history.read(number) for number in self._history.numbers}
         self._main.note(f"finds records {list(self._bodies)}")
         self._story.records.found(self._bodies, self._owner.epoch)
-        self._story.told["records found"] += len(self._bodies)
-        self._story.told["histories that went round"] += next(iter(self._bodies), 1) > 1
+        if self._bodies:
+            self._story.told["records found"] += len(self._bodies)
+        if next(iter(self._bodies), 1) > 1:
+            self._story.told["histories that went round"] += 1
 
     async def append(self, content: int, length: int) -> None:
         """Append `length` bytes that nobody appended before, when it is this one's turn."""
-        before, self._turn = self._turn, self._story.loop.event()
-        mine = self._turn
-        await before.wait()
-        try:
+        async with self._one_at_a_time:
             await self._append((content.to_bytes(8, "big") * (length // 8 + 1))[:length])
-        finally:
-            mine.set()
 
     async def _append(self, body: bytes) -> None:
         number = next(reversed(self._bodies), 0) + 1

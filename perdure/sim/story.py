@@ -28,12 +28,14 @@ from perdure.array.world import World
 from perdure.disk import wire
 from perdure.disk.core import DiskCore
 from perdure.errors import Corrupt, Unavailable
+from perdure.service.config import RepairSection
 from perdure.sim.checks import ProofsOnce, Wiretap
 from perdure.sim.disks import Evidence, FastEvidence, SimChannel, SimDisk
 from perdure.sim.hardware import Hardware
 from perdure.sim.history import History, Violation
 from perdure.sim.loop import Loop, Stuck, Task
 from perdure.sim.mains import Main
+from perdure.sim.mending import LOOK_MS, Site
 from perdure.sim.records import Records
 from perdure.sim.signatures import CheapAuthority, CheapDisk
 
@@ -70,6 +72,10 @@ class Setup:
     """Whether hosts learn secrets of chains; then a FLUSH counts only once evidence has come after it."""
     ring: int = 0
     """How many sectors the array's history has, beside `sectors`; 0: the array keeps none."""
+    spares: int = 0
+    replace_rate: int | None = None
+    """Of spares that are rebuilt, in bytes a second."""
+    freezes: bool = False
 
 
 class Step:
@@ -121,8 +127,10 @@ class Story:
         self.wiretap = Wiretap(self.geometry, _KEY)
         self._evidence: Evidence = Hardware(self.loop) if setup.real_evidence else FastEvidence()
         self.proofs = ProofsOnce(self.loop, setup.evidence_ms, self._evidence)
-        self.standing: list[SimDisk | None] = [self.new_disk(seat) for seat in range(setup.n)]
-        """What answers at each address."""
+        self.standing: list[SimDisk | None] = [self.new_disk(place) for place in range(setup.n + setup.spares)]
+        """What answers at each address: those of the first disks, by seat, then those of spares."""
+        addresses = [_address(place) for place in range(setup.n + setup.spares)]
+        self.site = Site(addresses[: setup.n], addresses[setup.n :], RepairSection(replace_rate=setup.replace_rate))
         self.shelf: list[tuple[int, SimDisk]] = []
         """Disks that a host withholds and may show again, with their seats."""
         self.mains: list[Main] = []
@@ -161,15 +169,28 @@ class Story:
         self.wiretap.seats[disk.instance] = seat
         return disk
 
-    def world(self, *, signs_receipts: bool = False) -> World:
+    def world(self, main: Main, *, signs_receipts: bool = False) -> World:
         """What a main program acts in; one that signs receipts signs in earnest."""
         authority = self.authority if signs_receipts else self._cheap_authority
-        return World(authority, self.proofs, self.loop, DEAD_AFTER_MS, has_chains=self.setup.has_chains)
+        setup = self.setup
+        return World(
+            authority,
+            self.proofs,
+            self.loop,
+            DEAD_AFTER_MS,
+            has_chains=setup.has_chains,
+            freezes=setup.freezes,
+            on_change=main.health_has_changed,
+        )
 
-    def channel(self, main: Main, seat: int) -> SimChannel:
-        """A main program's way to whatever stands at a seat's address."""
-        rng = Random(self.setup.seed << 16 | main.number << 8 | seat)  # noqa: S311 (a simulation must repeat)
-        channel = SimChannel(self.loop, f"disk-{seat}", lambda: self.standing[seat], rng)
+    def place(self, address: str) -> int:
+        """Where in `standing` that is."""
+        return int(address.removeprefix(_address("")))
+
+    def channel(self, main: Main, place: int) -> SimChannel:
+        """A main program's way to whatever stands at an address."""
+        rng = Random(self.setup.seed << 16 | main.number << 8 | place)  # noqa: S311 (a simulation must repeat)
+        channel = SimChannel(self.loop, _address(place), lambda: self.standing[place], rng)
         channel.latency_ms = self.setup.latency_ms
         channel.answer_ms_max = ANSWER_MS_MAX
         channel.may_leave = lambda command: main.may_send(command) and self.wiretap.heard(command)
@@ -213,7 +234,7 @@ class Story:
 
     async def _tell(self) -> None:
         first = self.new_main()
-        first.live(create(self.world(), first.channels, self.geometry, POLICY))
+        first.live(create(self.world(first), first.channels, self.geometry, POLICY))
         for timed in self.steps:
             await self.loop.sleep(self.setup.starts_ms + timed.at_ms - self.loop.time_ms)
             self.reached += 1
@@ -250,6 +271,8 @@ class Story:
             self.told["ended unavailable"] += 1
             return
         self._require(last, "the last writes", last.last_writes())
+        if last.mending is not None:
+            self._require(last, "the use of the last spares", self._spares_are_used(last))
         self._lose_all_that_may_be_lost(last)
         survivor = self._last_mount("the mount of the survivors")
         if survivor is not None:
@@ -261,7 +284,6 @@ class Story:
         main = self.new_main()
         self.note(what)
         self._wait(what, [main.mount()])
-        main.is_stopping = True
         if main.array is None:
             if can_serve:
                 raise Violation(f"enough members are here, all hosts behave, and {what} fails: {main.last_error}")
@@ -275,6 +297,30 @@ class Story:
         self._wait(what, [main.start(work)])
         if main.last_error is not None:
             raise Violation(f"all hosts behave, and {what} fail: {main.last_error}")
+
+    async def _spares_are_used(self, main: Main) -> None:
+        """Raises Violation when a seat stays empty for long though a spare could take it."""
+        assert main.array is not None
+        end_ms = self.loop.time_ms + PATIENCE_MS / 2
+        while (spare := self._usable_spare(main.array.members.roster)) is not None:
+            if self.loop.time_ms > end_ms:
+                raise Violation(f"a seat is empty, all hosts behave, and the spare at {spare} does not take it")
+            await self.loop.sleep(LOOK_MS)
+
+    def _usable_spare(self, roster: Roster) -> str | None:
+        """Where a disk is that is blank, or was only partly rebuilt for a seat that is empty."""
+        if None not in roster.seats:
+            return None
+        named = {gone.instance for gone in roster.departed if roster.seats[gone.seat] is None}
+        for address in self.site.spares:
+            disk = self.alive(self.place(address))
+            if disk is None or disk.instance in roster.members:
+                continue
+            label = self._label(disk)
+            was_member = label is not None and label.current is not None and disk.instance in label.current.members
+            if disk.core.epoch == wire.NO_EPOCH or (disk.instance in named and not was_member):
+                return address
+        return None
 
     def _lose_all_that_may_be_lost(self, main: Main) -> None:
         """P2: what is flushed survives the loss of any n - k disks, those voted off counted among them."""
@@ -329,16 +375,18 @@ class Story:
     def _labels(self) -> dict[bytes, Label]:
         """The rosters in the memories of all living disks, shown or not."""
         disks = [disk for disk in (*self.standing, *(disk for _, disk in self.shelf)) if disk is not None]
-        found = {}
-        for disk in disks:
-            if disk.is_alive and disk.core.epoch != wire.NO_EPOCH:
-                try:
-                    places = (self.geometry.current_start * 64, self.geometry.next_start * 64)
-                    areas = [Roster.decode(bytes(disk.memory[at : at + AREA_BYTES])) for at in places]
-                except Corrupt:
-                    continue
-                found[disk.instance] = Label(*areas)
-        return found
+        found = {disk.instance: self._label(disk) for disk in disks if disk.is_alive}
+        return {instance: label for instance, label in found.items() if label is not None}
+
+    def _label(self, disk: SimDisk) -> Label | None:
+        """What one disk says of the array; None when it was never opened."""
+        if disk.core.epoch == wire.NO_EPOCH:
+            return None
+        places = (self.geometry.current_start * 64, self.geometry.next_start * 64)
+        try:
+            return Label(*(Roster.decode(bytes(disk.memory[at : at + AREA_BYTES])) for at in places))
+        except Corrupt:
+            return None
 
     @property
     def digest(self) -> str:
@@ -373,6 +421,10 @@ def small_everything() -> Iterator[None]:
     finally:
         for module, name, value in kept:
             vars(module)[name] = value
+
+
+def _address(place: int | str) -> str:
+    return f"disk-{place}"
 
 
 def sector_of(number: int) -> bytes:
