@@ -152,7 +152,7 @@ class _Author:
             self.vote,
             self.replays,
             self.maintenance,
-            *([self.spares, self.spares, self.offline, self.offline] if self.setup.spares else []),
+            *([self.spares, self.spares, self.offline, self.offline, self.maintenance] if self.setup.spares else []),
             *([self.freeze] * 5 if self.setup.freezes else []),
         ]
 
