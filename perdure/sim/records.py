@@ -65,6 +65,10 @@ class Records:
             if load.epoch > epoch and number > self.overwritten and load.bodies.get(number) != body:
                 raise Violation(f"record {number} was said to be kept, and a later mount did not find it")
 
+    def stands(self, number: int) -> bool:
+        """Whether this record was kept and cannot have made room."""
+        return number in self._kept and number > self.overwritten
+
     def found(self, bodies: Mapping[int, bytes], epoch: bytes) -> None:
         """The main program of this epoch has loaded the history, oldest first."""
         numbers = list(bodies)

@@ -55,6 +55,7 @@ def test_records_make_room_when_the_ring_comes_round_and_only_then() -> None:
     assert told(8, *long[:2]).overwritten == 0
     records = told(8, *long[:3])
     assert records.overwritten == 1
+    assert [records.stands(number) for number in range(1, 5)] == [False, True, True, False]
     records.found({2: long[1], 3: long[2]}, B)
     with pytest.raises(Violation, match="record 2 was kept"):
         records.found({3: long[2]}, B)
