@@ -62,7 +62,7 @@ class Recorder:
 
     async def _append(self, body: bytes) -> None:
         number = next(reversed(self._bodies), 0) + 1
-        self._story.records.begins(number, body, self._bodies.get(number - 1))
+        self._story.records.begins(number, body, self._bodies)
         self._main.note(f"appends record {number}")
         got, epoch = await self._history.append(body), self._owner.epoch
         self._bodies[number] = body

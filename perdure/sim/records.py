@@ -44,15 +44,18 @@ class Records:
         self.overwritten = 0
         """Records up to this number may have made room."""
 
-    def begins(self, number: int, body: bytes, previous: bytes | None) -> None:
-        """An append begins, after the record with the body `previous`; what stands in its place may be gone."""
+    def begins(self, number: int, body: bytes, before: Mapping[int, bytes]) -> None:
+        """An append begins, by a main program that has found and appended `before`; what it overwrites may be gone.
+
+        And so may all that is older, even where it stands elsewhere.
+        """
         parts = -(-(_HEAD_BYTES + len(body)) // _PAYLOAD_BYTES)
-        start = 0 if previous is None else self._places[previous].stop
+        start = self._places[before[number - 1]].stop if number - 1 in before else 0
         if start + parts > self._ring:
             start = 0
         place = range(start, start + parts)
         self._began[body], self._places[body] = number, place
-        hit = (at for at, kept in self._kept.items() if _overlap(self._places[kept.body], place))
+        hit = (at for at, other in before.items() if _overlap(self._places[other], place))
         self.overwritten = max(self.overwritten, *hit, 0)
 
     def keeps(self, number: int, body: bytes, epoch: bytes) -> None:
