@@ -308,17 +308,21 @@ class Story:
             await self.loop.sleep(LOOK_MS)
 
     def _usable_spare(self, roster: Roster) -> str | None:
-        """Where a disk is that is blank, or was only partly rebuilt for a seat that is empty."""
+        """Where a disk is that is free, or was only partly rebuilt for a seat that is empty.
+
+        One that is named for a seat is good for no other, even if it was never opened (`Join._meet`).
+        """
         if None not in roster.seats:
             return None
-        named = {gone.instance for gone in roster.departed if roster.seats[gone.seat] is None}
+        named = {gone.instance: roster.seats[gone.seat] for gone in roster.departed}
         for address in self.site.spares:
             disk = self.alive(self.place(address))
             if disk is None or disk.instance in roster.members:
                 continue
             label = self._label(disk)
             was_member = label is not None and label.current is not None and disk.instance in label.current.members
-            if disk.core.epoch == wire.NO_EPOCH or (disk.instance in named and not was_member):
+            is_free = disk.core.epoch == wire.NO_EPOCH and disk.instance not in named
+            if is_free or (named.get(disk.instance, disk.instance) is None and not was_member):
                 return address
         return None
 
