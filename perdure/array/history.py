@@ -12,7 +12,8 @@ The payloads of a record's parts, end to end, filled with zeros:
 
     digest 32 = SHA-256(tag | number u64 | previous 32 | body) | previous 32 | length u32 | body
 
-A record stands in consecutive sectors; one that does not fit before the ring's end starts at its first sector.
+A record stands in consecutive sectors; one that does not fit before the ring's end starts at its first sector. The ring
+is so long that no record overwrites the one before it: else a crash in the middle of it would leave neither.
 """
 
 from __future__ import annotations
@@ -117,8 +118,11 @@ class History:
         """
         if len(body) > BODY_BYTES_MAX:
             raise Misuse(f"a record of the history has at most {BODY_BYTES_MAX} bytes, not {len(body)}")
-        if self._ring.count < _parts_of(BODY_BYTES_MAX):
-            raise Misuse("this array was created without a history")
+        least = 3 * _parts_of(BODY_BYTES_MAX) - 1  # the one before, and in front of it all but room for the new one
+        if self._ring.count < least:
+            raise Misuse(
+                f"this array was created without a history, or with a shorter one than {least} sectors: nothing is kept"
+            )
         last = next(reversed(self._places), 0)
         previous = self._places[last].digest if last else NOTHING_BEFORE
         data, digest = _encode(last + 1, previous, body)

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import uvloop
@@ -30,6 +31,7 @@ from perdure.service.collateral import CollateralFolder
 from perdure.service.control import ControlServer, Request
 from perdure.service.handover import Handover
 from perdure.service.metered import Metered
+from perdure.service.observe import is_waiting
 from perdure.service.service import Service
 from perdure.service.site import artefacts, processes
 from perdure.service.site.config import Acknowledgements, Attest, Config, WhenTooFew
@@ -89,13 +91,21 @@ def run(config: Config, on_ready: OnReady, inherited: Handover | None = None) ->
     else:
         lock = processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy)
     with lock as lock_fd:
-        array_id, settings = require_id(config), settings_of(config)
+        array_id, settings = require_id(config), mount_settings_of(config)
         processes.remember(config.directory / artefacts.MAIN_PROCESS_FILE, os.getpid())
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_Main(config, settings, array_id, on_ready, lock_fd, inherited).run())
         finally:
             (config.directory / artefacts.MAIN_PROCESS_FILE).unlink(missing_ok=True)
+
+
+def mount_settings_of(config: Config) -> Settings:
+    """The same for a mount, which looks for members at the spares' addresses too. Raises Misuse.
+
+    A main program may have ended after a spare had become a member, and before it could write so down.
+    """
+    return replace(settings_of(config), addresses=(*config.addresses, *config.spares))
 
 
 class _Main:
@@ -246,5 +256,6 @@ async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
             "the file: a change there does not change an array."
         )
     for stray in array.opened.strays:
-        logger.warning("not used: %s: %s", stray.address, stray.why)
+        if not is_waiting(stray, config.spares):
+            logger.warning("not used: %s: %s", stray.address, stray.why)
     return array

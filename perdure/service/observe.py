@@ -10,6 +10,7 @@ from perdure.array.chain import CHAIN_MS_MAX
 from perdure.array.committer import LINKED_MAX
 from perdure.array.engine import Array
 from perdure.array.session import Health, Session
+from perdure.array.world import Stray
 from perdure.disk.wire import LINKS
 from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline, error_to_json
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
@@ -67,7 +68,7 @@ def observe(
         dirty_sectors=array.cache.dirty_sectors,
         tags_known=array.reader.tags.known_count,
         journal_last=array.committer.last,
-        strays=_strays(array, disks),
+        strays=_strays(array, disks, around.spares),
         nbd_uri=nbd_uri,
         action=_action(state, survives, disks),
         failure=None if failure is None else error_to_json(failure),
@@ -125,11 +126,18 @@ def _summary(disks: Sequence[DiskStatus]) -> str:
 # Seats ----------------------------------------------------------------------------------------------------
 
 
-def _strays(array: Array, disks: Sequence[DiskStatus]) -> tuple[Mapping[str, str], ...]:
-    """What the mount set aside, but for what has become a member since."""
+def is_waiting(stray: Stray, spares: Sequence[str]) -> bool:
+    """Whether it is a spare as it should be."""
+    return stray.address in spares and isinstance(stray.why, Blank)
+
+
+def _strays(array: Array, disks: Sequence[DiskStatus], spares: Sequence[str]) -> tuple[Mapping[str, str], ...]:
+    """What the mount set aside, but for what has become a member since, and for spares that wait."""
     in_use = {disk.address for disk in disks if disk.state in (*IN_USE, DiskState.REBUILDING)}
     strays = (stray for stray in array.opened.strays if stray.address not in in_use)
-    return tuple({"address": stray.address, "reason": str(stray.why)} for stray in strays)
+    return tuple(
+        {"address": stray.address, "reason": str(stray.why)} for stray in strays if not is_waiting(stray, spares)
+    )
 
 
 def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair]) -> tuple[DiskStatus, ...]:

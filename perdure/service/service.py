@@ -61,6 +61,7 @@ class Service:
         self._events = EventLog(History(array), webhook, host.runtime.unix_ms)
         self._repairs = Repairs(config, host, array)
         self._repairs.on_change = news.set
+        self._repairs.keep_found()
         self._automatic = Automatic(config, self._repairs, self._events)
         self._erasing = Erasing(array)
         self._stopping = stopping

@@ -8,10 +8,13 @@ from perdure.array.engine import Array
 from perdure.array.geometry import SECTOR_BYTES, SLOTS, Geometry
 from perdure.array.join import Progress
 from perdure.array.journal import EntryHeader
-from perdure.errors import Corrupt
+from perdure.errors import Corrupt, PerdureError
+from perdure.service.control import Request
+from perdure.service.status import Verb
 from perdure.sim.disks import SimDisk
 from perdure.sim.history import Violation
 from perdure.sim.mains import Main
+from perdure.sim.network import named
 from perdure.sim.story import Step, Story
 
 
@@ -30,8 +33,11 @@ class Operation(Step):
         return True
 
     async def _counted(self, story: Story, main: Main) -> None:
+        frozen_before = main.freeze_count - main.is_frozen
         await self.on(story, main)
         story.told["operations"] += 1
+        if main.freeze_count > frozen_before and not main.is_frozen:
+            story.told["operations that outlasted a freeze"] += 1
 
     async def on(self, story: Story, main: Main) -> None:
         """Do it to its end."""
@@ -129,6 +135,45 @@ class FlushAll(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class OfHistory(Operation):
+    """Something that a main program does with the array's own history, once that is loaded."""
+
+    def happen(self, story: Story) -> bool:
+        """Begin it."""
+        main = story.serving(self.back)
+        return main is not None and main.recorder is not None and Operation.happen(self, story)
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRecord(OfHistory):
+    """An event is noted."""
+
+    length: int
+
+    def __str__(self) -> str:
+        return f"{named(self.back)} appends a record of {self.length} bytes to the history"
+
+    async def on(self, story: Story, main: Main) -> None:
+        """Append what was never appended before."""
+        assert main.recorder is not None
+        await main.recorder.append(story.number(), self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class LookBack(OfHistory):
+    """Every record of the history is read."""
+
+    def __str__(self) -> str:
+        return f"{named(self.back)} reads its history"
+
+    async def on(self, story: Story, main: Main) -> None:
+        """Read and compare."""
+        del story
+        assert main.recorder is not None
+        await main.recorder.look_back()
+
+
+@dataclass(frozen=True, slots=True)
 class Erase(Operation):
     """P6: when `erase` returns, no member holds anything of these sectors."""
 
@@ -177,6 +222,48 @@ def _require_nothing_left(disk: SimDisk, shape: Geometry, indices: list[int]) ->
         named = area(start + 1, shape.slot_sectors)
         if {int.from_bytes(named[4 * at : 4 * at + 4], "big") for at in range(writes)} & set(indices):
             raise Violation(f"sectors {indices} were erased, and a member's ring still holds some")
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOffline(Operation):
+    """An operator takes a disk out of use, although nothing is wrong with it."""
+
+    seat: int
+
+    def __str__(self) -> str:
+        return f"an operator takes the disk of seat {self.seat} offline"
+
+    async def on(self, story: Story, main: Main) -> None:
+        """Take it offline, if the array can go without it."""
+        del story
+        if main.mending is not None:
+            await main.mending.take_offline(self.seat)
+
+
+@dataclass(frozen=True, slots=True)
+class BringOnline(Step):
+    """An operator takes such a disk back."""
+
+    kind = "brought online"
+    back: int
+
+    def __str__(self) -> str:
+        return "an operator takes a disk that is offline back"
+
+    def happen(self, story: Story) -> bool:
+        """Ask for it, if there is one."""
+        main = story.serving(self.back)
+        if main is None or main.mending is None:
+            return False
+        seat = next((at for at in range(story.geometry.n) if main.mending.is_offline(at)), None)
+        if seat is None:
+            return False
+        try:
+            main.mending.start(Request(Verb.REJOIN, seat=seat))
+        except PerdureError as error:
+            main.note(f"seat {seat} stays empty: {error}")
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +335,13 @@ class Join(Operation):
         assert array is not None
         seat = _free_seat(array, self.seat)
         assert seat is not None
-        stands = story.standing[seat]
+        place = story.place(story.site.addresses[seat])
+        stands = story.standing[place]
         if self.fresh or stands is None or not stands.is_alive:
             if stands is not None:
-                story.shelf.append((seat, stands))
-            story.standing[seat] = story.new_disk(seat)
-        channel = story.channel(main, seat)
+                story.shelf.append((place, stands))
+            story.standing[place] = story.new_disk(place)
+        channel = story.channel(main, place)
         main.channels.append(channel)
         progress = Progress(story.geometry.sectors)
         main.note(f"a disk joins on seat {seat}")

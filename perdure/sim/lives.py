@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
+from perdure.array.session import Session
+from perdure.sim.history import Violation
 from perdure.sim.mains import Doom, Main
 from perdure.sim.network import named
-from perdure.sim.story import Step, Story
+from perdure.sim.story import DEAD_AFTER_MS, Step, Story
 
 HIDDEN_MS = 400
+GIVEN_IN_MS = 4 * DEAD_AFTER_MS
+"""More than it takes to give up a silent disk."""
 
 
 class When(Enum):
@@ -85,6 +89,42 @@ class Pause(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class GiveIn(Step):
+    """A main program that waits for its disks is told to stop: it waits no longer than a disk may be silent."""
+
+    kind = "stop while frozen"
+    back: int
+
+    def __str__(self) -> str:
+        return f"{named(self.back)} is told to stop, if it waits for disks"
+
+    def happen(self, story: Story) -> bool:
+        """Tell it, and see that it does not wait for ever."""
+        main = story.serving(self.back)
+        if main is None or main.array is None or not main.is_frozen or main.has_given_in:
+            return False
+        main.has_given_in = True
+        main.array.give_in()
+        main.start(self._require_an_end(story, main))
+        return True
+
+    async def _require_an_end(self, story: Story, main: Main) -> None:
+        """Disks that were silent all the time are given up. Looked at twice: it may have stood still meanwhile."""
+        array = main.array
+        assert array is not None
+        await story.loop.sleep(GIVEN_IN_MS)
+        silent = [session for _, session in array.members if _is_silent(session, story)]
+        await story.loop.sleep(GIVEN_IN_MS)
+        waits = any(session.lost is None and _is_silent(session, story) for session in silent)
+        if waits and array.committer.failure is None:
+            raise Violation("told to stop, a main program still waits for its disks")
+
+
+def _is_silent(session: Session, story: Story) -> bool:
+    return story.loop.now_ms() - session.silent_since_ms > GIVEN_IN_MS
+
+
+@dataclass(frozen=True, slots=True)
 class Mount(Step):
     """A main program mounts, if none is busy or it is a takeover; hosts hide some disks from it."""
 
@@ -118,7 +158,7 @@ class Mount(Step):
         order = list(range(story.geometry.n))
         story.loop.rng.shuffle(order)
         if not self.hides_at_random:
-            order.sort(key=lambda seat: seat in story.was_hidden)
+            order.sort(key=lambda at: story.place(main.channels[at].address) in story.was_hidden)
         hidden = order[: self.hidden]
         story.seen["hidden disks"] += 1
         main.note(f"disks {sorted(hidden)} are hidden from it")

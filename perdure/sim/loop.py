@@ -79,6 +79,26 @@ class Event:
         await self._future
 
 
+class Lock:
+    """One at a time, in the order in which they came: `async with`."""
+
+    __slots__ = ("_last", "_loop", "_mine")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._last = self._mine = Event(loop)
+        self._last.set()
+
+    async def __aenter__(self) -> None:
+        before, self._last = self._last, Event(self._loop)
+        mine = self._last
+        await before.wait()
+        self._mine = mine
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._mine.set()
+
+
 class Task(Future[_T]):
     """A coroutine under way; itself the future of its result. `owner` is the process it dies with."""
 

@@ -13,17 +13,21 @@ from perdure.array.committer import LINKED_MAX, Committer, Execution
 from perdure.array.engine import Array
 from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.mount import mount
+from perdure.array.session import Health
 from perdure.array.world import Opened
 from perdure.disk import wire
-from perdure.errors import Corrupt, PerdureError, Rollback
+from perdure.errors import Corrupt, DiskLost, Fenced, PerdureError, Rollback
 from perdure.sim.disks import SimChannel
 from perdure.sim.history import Call, Owner, Value, Violation
 from perdure.sim.loop import Task
+from perdure.sim.mending import Mending
 from perdure.sim.nbd import NbdClient
+from perdure.sim.recorder import Recorder, hidden_value
 
 if TYPE_CHECKING:
     from perdure.sim.story import Story
 
+LAST_RECORD_BYTES = 5000
 _BODY = wire.SIGNATURE_BYTES + wire.COMMAND_HEADER.size
 
 
@@ -46,11 +50,22 @@ class Main:
     def __init__(self, story: Story, number: int) -> None:
         self._story = story
         self.number = number
-        self.channels: list[SimChannel] = [story.channel(self, seat) for seat in range(story.geometry.n)]
+        self.channels: list[SimChannel] = [
+            story.channel(self, story.place(address)) for address in story.site.addresses
+        ]
         self.array: Array | None = None
         self.owner: Owner | None = None
         self.face: Array | NbdClient | None = None
         """What its clients speak to."""
+        self.recorder: Recorder | None = None
+        """Once the array's history is loaded, if it has one."""
+        self.mending: Mending | None = None
+        """In stories with spares and an operator."""
+        self.is_frozen = False
+        """Whether too few disks answer, and all waits for them."""
+        self.freeze_count = 0
+        self.has_given_in = False
+        self._given_up: set[bytes] = set()
         self.is_dead = False
         self.is_stopping = False
         self.tasks: list[Task[None]] = []
@@ -58,8 +73,8 @@ class Main:
         self.doom: Doom | None = None
         self.ambushes: list[Callable[[], None]] = []
         """What happens as soon as its next roster change begins."""
-        self._on_links: list[tuple[Call, int]] = []
-        """FLUSHes that have returned, on links perhaps, with no evidence since; kept where secrets leak."""
+        self._on_links: list[Callable[[], None]] = []
+        """What returned FLUSHes promise, on links perhaps, with no evidence since; kept where secrets leak."""
 
     def __str__(self) -> str:
         return f"main {self.number}"
@@ -92,8 +107,10 @@ class Main:
                 await work
             except PerdureError as error:
                 self.last_error = error
+                if self.is_frozen and isinstance(error, Fenced):
+                    self._story.told["fenced while frozen"] += 1
                 self.note(f"{type(error).__name__}: {str(error)[:200]}")
-                self._judge(error)
+                self.judge(error)
             except Exception as error:  # a violation or a defect: the end of the story
                 self._story.fail(error)
 
@@ -101,7 +118,7 @@ class Main:
         self.tasks.append(task)
         return task
 
-    def _judge(self, error: PerdureError) -> None:
+    def judge(self, error: PerdureError) -> None:
         """Whatever hosts do, some errors cannot be: the disks run our program, and nobody else has our key."""
         if "did not write" in str(error):
             self._story.fail(Violation(f"a history that no main program wrote: {error}"))
@@ -111,8 +128,9 @@ class Main:
             self._story.fail(Violation(f"what was written cannot be read: {error}"))
 
     def mount(self) -> Task[None]:
-        """Begin a mount."""
-        return self.live(mount(self._story.world(), self.channels, self._story.array_id, b"p" * 32))
+        """Begin a mount: as the service does, from spares too."""
+        self.channels += [self._story.channel(self, self._story.place(spare)) for spare in self._story.site.spares]
+        return self.live(mount(self._story.world(self), self.channels, self._story.array_id, b"p" * 32))
 
     def live(self, opening: Coroutine[Any, Any, Opened]) -> Task[None]:
         """Mount or create, look at everything, then serve whoever asks."""
@@ -127,22 +145,31 @@ class Main:
         self.note(f"serves with {len(opened.sessions)} disks from entry {opened.last}")
         for stray in opened.strays:
             if isinstance(stray.why, Rollback | Corrupt):
-                self._judge(stray.why)
-        self.array = Array(story.world(signs_receipts=True), opened, attest_every_read=story.setup.attests_every_read)
+                self.judge(stray.why)
+        world = story.world(self, signs_receipts=True)
+        self.array = Array(world, opened, attest_every_read=story.setup.attests_every_read)
         self._observe(self.array, self.owner)
         self.array.start()
         self.face = self.array
         if story.setup.speaks_nbd:
             self.face = NbdClient(story.loop, self.array, self)
             await self.face.connect()
-        await self.read(0, story.geometry.sectors)
+        await self.read(0, story.setup.sectors)
+        if story.setup.ring:
+            recorder = Recorder(self._story, self.array, self.owner, self)
+            await recorder.load()
+            self.recorder = recorder
+        if story.setup.spares:
+            self.mending = Mending(story, self, self.array, world)
 
     def _observe(self, array: Array, owner: Owner) -> None:
         """Tell the history of everything that enters the cache, at the moment at which it does."""
         write, trim = array.cache.write, array.cache.trim
+        presented = self._story.setup.sectors
 
         def on_write(index: int, data: bytes) -> None:
-            self._story.history.entered(owner, index, value_of(data))
+            value = value_of(data) if index < presented else hidden_value(data)
+            self._story.history.entered(owner, index, value)
             write(index, data)
 
         def on_trim(run: Run) -> None:
@@ -150,7 +177,14 @@ class Main:
                 self._story.history.trimmed(owner, index)
             trim(run)
 
+        announce = array.committer.announce
+
+        async def on_announce(seat: int, instance: bytes) -> None:
+            self._story.wiretap.seats[instance] = seat
+            await announce(seat, instance)
+
         vars(array.cache).update(write=on_write, trim=on_trim)
+        vars(array.committer)["announce"] = on_announce
         self._observe_evidence(array.committer)
 
     def _observe_evidence(self, committer: Committer) -> None:
@@ -163,10 +197,32 @@ class Main:
                 self._story.fail(Violation(f"{execution.last - committer._proved} entries rest on links"))
             if execution.evidence:
                 on_links, self._on_links = self._on_links, []
-                for call, covers in on_links:
-                    self._story.history.flushed(call, covers)
+                for promised in on_links:
+                    promised()
 
         vars(committer)["_finish"] = on_finish
+
+    # Disks that fall silent -------------------------------------------------------------------------------
+
+    def health_has_changed(self) -> None:
+        """What the service is told as well; an array that freezes must not lose by silence what it cannot spare."""
+        array = self.array
+        if array is None or not self._story.setup.freezes:
+            return
+        was_frozen, self.is_frozen = self.is_frozen, array.is_suspended
+        if self.is_frozen and not was_frozen:
+            self.freeze_count += 1
+            self._story.seen["freeze"] += 1
+            self.note("waits for its disks")
+        sessions = [session for _, session in array.members]
+        online = sum(session.health is Health.ONLINE for session in sessions)
+        for session in sessions:
+            if session.lost is None or session.instance in self._given_up:
+                continue
+            self._given_up.add(session.instance)
+            may = online >= array.geometry.k or self.has_given_in or array.committer.failure is not None
+            if type(session.lost) is DiskLost and not may:
+                self._story.fail(Violation(f"with {online} disks left, another was given up for being silent"))
 
     # Death ------------------------------------------------------------------------------------------------
 
@@ -263,21 +319,28 @@ class Main:
 
     def flushed(self, call: Call, covers: int, *, by_evidence: bool = False) -> None:
         """Whoever asked has been told."""
-        if by_evidence or not self._story.setup.has_leaks:
-            self._story.history.flushed(call, covers)
-        else:
-            self._on_links.append((call, covers))
+        self.promised(lambda: self._story.history.flushed(call, covers), by_evidence=by_evidence)
         self.note(f"has flushed {covers} writes")
         self._story.told["flushes"] += 1
         self.has_flushed()
 
+    def promised(self, tell: Callable[[], None], *, by_evidence: bool = False) -> None:
+        """Tell the history of something durable: at once or, where links may be forged, when evidence has come."""
+        if by_evidence or not self._story.setup.has_leaks:
+            tell()
+        else:
+            self._on_links.append(tell)
+
     async def last_writes(self) -> None:
         """When all is well again, writing and reading work."""
-        sectors = self._story.geometry.sectors
+        sectors = self._story.setup.sectors
         await self.write(0, [self._story.number() for _ in range(sectors)])
         await self.flush()
         await self.write(sectors - 1, [self._story.number()], fua=True)
         await self.read(0, sectors)
+        if self.recorder is not None:
+            await self.recorder.append(self._story.number(), LAST_RECORD_BYTES)
+            await self.recorder.look_back()
 
 
 def value_of(data: bytes) -> Value:

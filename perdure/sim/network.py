@@ -56,7 +56,7 @@ class Partition(Step):
     def happen(self, story: Story) -> bool:
         """Cut the network in two."""
         for main in story.mains:
-            for seat in range(story.geometry.n):
+            for seat in range(len(story.standing)):
                 if (seat in self.seats) == bool(main.number % 2):
                     for channel in main.channels_to(seat):
                         channel.is_silent = True

@@ -9,18 +9,23 @@ Nothing is drawn while a story is told but what time and networks do; so any ste
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.ports import Lane
 from perdure.array.session import RETRY_MS
 from perdure.sim.clients import (
+    AppendRecord,
+    BringOnline,
     Erase,
     FlushAll,
     Join,
+    LookBack,
     Operation,
     ReadSectors,
     ScrubAll,
+    TakeOffline,
     TrimSectors,
     WriteHalf,
     WriteInRosterChange,
@@ -28,9 +33,9 @@ from perdure.sim.clients import (
 from perdure.sim.clients import WriteSectors as Write
 from perdure.sim.hosts import BlankRestart, Clones, Death, ReplayCommands, Rewind, ShowAgain, Withhold
 from perdure.sim.liars import Duplicate, FlipBits, ForgePlainAnswers, ForgeRefusals, LeakedSecret, Lie, ReplayReplies
-from perdure.sim.lives import Crash, Mount, Pause, When
+from perdure.sim.lives import Crash, GiveIn, Mount, Pause, When
 from perdure.sim.network import BreakConnections, Delay, LoseReplies, Partition, Reorder, Silence
-from perdure.sim.story import ANSWER_MS_MAX, Setup, Step, Timed
+from perdure.sim.story import ANSWER_MS_MAX, RECORD_BYTES_MAX, Setup, Step, Timed
 
 REAL_EVIDENCE_EVERY = 49
 """Stories with documents in the real format; no multiple of the number of geometries, so that all get some."""
@@ -38,6 +43,14 @@ CHAINS_EVERY = 3
 """Stories whose FLUSHes may rest on acknowledgement chains; they are not drawn, so the others stay as they were."""
 LEAKS_EVERY = 3 * CHAINS_EVERY
 """Stories of these in which hosts know secrets of chains."""
+SERVED_EVERY = 2
+"""Stories of an array as a service has it, with a history of events, spares and an operator; not drawn either."""
+FREEZES_EVERY = 2 * SERVED_EVERY
+"""Stories of these in which it waits when too few disks answer."""
+RING_MIN = 8
+"""The shortest that takes records of three sectors."""
+RECORD_BYTES = (8, 3000, 4012, 4013, 8000, RECORD_BYTES_MAX)
+"""Records of one, two and three sectors, some of them full."""
 GEOMETRIES = ((2, 3), (3, 5), (4, 6), (4, 7), (5, 9))
 VOTED_OFF_MS = (200, 450)
 """When a disk that went silent is voted off, give or take."""
@@ -49,7 +62,10 @@ FAULTS = (
     *(kind.kind for kind in (Pause, Silence, Partition, BreakConnections, Delay, Reorder, LoseReplies)),
     *(kind.kind for kind in (Death, BlankRestart, Clones, Withhold, ShowAgain, ReplayCommands, Rewind)),
     *(kind.kind for kind in (ForgePlainAnswers, LeakedSecret, ForgeRefusals, Duplicate, FlipBits, ReplayReplies)),
-    *(kind.kind for kind in (Join, Erase, ScrubAll)),
+    *(kind.kind for kind in (Join, Erase, ScrubAll, BringOnline, GiveIn)),
+    "taken offline",
+    "spare",
+    "freeze",
     "two mains",
     "hidden disks",
     "late evidence",
@@ -88,7 +104,11 @@ def draw(seed: int) -> Plan:
         real_evidence=seed % REAL_EVIDENCE_EVERY == REAL_EVIDENCE_EVERY - 1,
         has_chains=seed % CHAINS_EVERY == CHAINS_EVERY - 1,
         has_leaks=seed % LEAKS_EVERY == LEAKS_EVERY - 1,
+        freezes=seed % FREEZES_EVERY == FREEZES_EVERY - 1,
     )
+    if seed % SERVED_EVERY == SERVED_EVERY - 1:
+        rate = rng.choice((None, None, 100 * SECTOR_BYTES))
+        setup = replace(setup, ring=rng.randint(RING_MIN, 12), spares=rng.randint(1, 3), replace_rate=rate)
     return Plan(setup, tuple(sorted(_Author(rng, setup).write(), key=lambda timed: timed.at_ms)))
 
 
@@ -132,6 +152,8 @@ class _Author:
             self.vote,
             self.replays,
             self.maintenance,
+            *([self.spares, self.spares, self.offline, self.offline, self.maintenance] if self.setup.spares else []),
+            *([self.freeze] * 5 if self.setup.freezes else []),
         ]
 
     # Scenes -----------------------------------------------------------------------------------------------
@@ -191,6 +213,50 @@ class _Author:
             if self.rng.random() < 0.3:
                 trouble = (self.loss, self.lie, self.network_fault, self.death_of_a_main)
                 self.at(self.short_ms(), self.rng.choice(trouble)())
+
+    def spares(self) -> None:
+        """Disks go while clients write, spares take their seats by themselves; the main program dies in the middle."""
+        for seat in self.some_seats(self.rng.choice((1, 1, 2))):
+            self.at(self.short_ms(), self.rng.choice((BlankRestart(seat, False), Death(seat, False))))
+        self.at(1, self.operation())
+        self.now_ms += self.rng.choice((0, *VOTED_OFF_MS))
+        if self.rng.random() < 0.6:
+            when = self.rng.choice((When.COMMANDS, When.ROSTER_CHANGE, When.FLUSH_IN_ROSTER_CHANGE))
+            self.at(0, Crash(0, when, self.rng.randint(0, 8 * self.setup.n), self.lost()))
+        if self.rng.random() < 0.3:
+            self.at(self.short_ms(), self.rng.choice((self.loss, self.lie, self.network_fault))())
+        for _ in range(3):
+            self.now_ms += self.rng.choice((50, 150, 300))
+            self.at(0, Mount(0))
+            self.at(self.short_ms(), self.operation())
+
+    def offline(self) -> None:
+        """An operator takes a disk offline while clients write, and back; something goes wrong in between."""
+        for _ in range(2):
+            self.at(self.short_ms(), TakeOffline(0, self.rng.randrange(self.setup.n)))
+        for _ in range(self.rng.randint(1, 4)):
+            self.at(self.short_ms(), self.operation())
+        self.now_ms += self.rng.choice((5, 60, 200))
+        if self.rng.random() < 0.4:
+            trouble = (self.loss, self.lie, self.network_fault, self.death_of_a_main)
+            self.at(self.short_ms(), self.rng.choice(trouble)())
+        for _ in range(2):
+            self.at(self.short_ms(), BringOnline(0))
+            self.now_ms += self.rng.choice((5, 60, 200))
+
+    def freeze(self) -> None:
+        """Too few disks answer, and all waits; until they do, another main program takes over, or a stop gives in."""
+        n, ms = self.setup.n, self.rng.choice((300, 900, 1500))
+        self.now_ms += 40  # who mounts serves by then
+        for seat in self.some_seats(self.rng.randint(n - self.setup.k + 1, n)):
+            self.at(0, Silence(0, (seat,), ms + self.rng.choice((0, 0, 60, 250))))
+        for _ in range(self.rng.randint(2, 6)):
+            self.at(self.short_ms(), self.rng.choice((self.big_write(), FlushAll(0), self.operation())))
+        ends = (Mount(0, is_takeover=True), GiveIn(0), GiveIn(0), Crash(0, When.FLUSH), Crash(0, When.NOW), None)
+        end = self.rng.choice(ends)
+        if end is not None:
+            self.at(ms * self.rng.choice((0.4, 0.7, 1.0)), end)
+        self.now_ms += ms + self.rng.choice((5, 100, 400))
 
     def forgery(self) -> None:
         """A3 in full: acknowledgements are forged, somebody flushes, the main program dies and another mounts."""
@@ -356,7 +422,13 @@ class _Author:
             ReadSectors(back, first, count),
             ReadSectors(back, first, count),
         )
+        if self.setup.ring:
+            operations += (self.record(back), self.record(back), LookBack(back))
         return self.rng.choice(operations)
+
+    def record(self, back: int) -> Operation:
+        """An event to be kept."""
+        return AppendRecord(back, self.rng.choice(RECORD_BYTES))
 
     def big_write(self) -> Operation:
         """Several entries."""
@@ -376,10 +448,13 @@ class _Author:
         return self.rng.choice((0, 0, 0, 1))
 
     def seat(self) -> int:
-        return self.rng.randrange(self.setup.n)
+        """An address: as a rule a seat's; those of spares come after them."""
+        return self.rng.randrange(self.setup.n + self.setup.spares)
 
     def some_seats(self, count: int) -> tuple[int, ...]:
-        return tuple(sorted(self.rng.sample(range(self.setup.n), min(count, self.setup.n))))
+        """Some of the same."""
+        places = self.setup.n + self.setup.spares
+        return tuple(sorted(self.rng.sample(range(places), min(count, places))))
 
     def lost(self) -> tuple[int, ...]:
         """The disks that do not get what a dying main program sent last: as a rule all get it, or none."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from perdure.array import cache as cache_module
 from perdure.array import geometry as geometry_module
+from perdure.array import history as history_module
 from perdure.array import join as join_module
 from perdure.array import scrub as scrub_module
 from perdure.array import tags as tags_module
@@ -27,12 +28,15 @@ from perdure.array.world import World
 from perdure.disk import wire
 from perdure.disk.core import DiskCore
 from perdure.errors import Corrupt, Unavailable
+from perdure.service.site.config import RepairSection
 from perdure.sim.checks import ProofsOnce, Wiretap
 from perdure.sim.disks import Evidence, FastEvidence, SimChannel, SimDisk
 from perdure.sim.hardware import Hardware
 from perdure.sim.history import History, Violation
 from perdure.sim.loop import Loop, Stuck, Task
 from perdure.sim.mains import Main
+from perdure.sim.mending import LOOK_MS, Site
+from perdure.sim.records import Records
 from perdure.sim.signatures import CheapAuthority, CheapDisk
 
 DEAD_AFTER_MS = 150
@@ -41,6 +45,8 @@ PATIENCE_MS = 20_000
 DRAIN_MS = 100
 """More than any message takes."""
 POLICY = b"p" * 32
+RECORD_BYTES_MAX = 8160
+"""Of the history: three sectors."""
 _KEY = bytes(range(1, 33))
 
 
@@ -64,6 +70,12 @@ class Setup:
     has_chains: bool = False
     has_leaks: bool = False
     """Whether hosts learn secrets of chains; then a FLUSH counts only once evidence has come after it."""
+    ring: int = 0
+    """How many sectors the array's history has, beside `sectors`; 0: the array keeps none."""
+    spares: int = 0
+    replace_rate: int | None = None
+    """Of spares that are rebuilt, in bytes a second."""
+    freezes: bool = False
 
 
 class Step:
@@ -96,8 +108,9 @@ class Story:
         self.setup = setup
         self.steps = steps
         self.loop = Loop(setup.seed)
-        self.geometry = Geometry(setup.k, setup.n, setup.sectors)
-        self.history = History(setup.sectors)
+        self.geometry = Geometry(setup.k, setup.n, setup.sectors + setup.ring, setup.ring)
+        self.history = History(self.geometry.sectors)
+        self.records = Records(setup.ring)
         self.trace: list[str] = []
         self.seen: Counter[str] = Counter()
         """How often each kind of fault happened; `told` counts the rest."""
@@ -114,8 +127,10 @@ class Story:
         self.wiretap = Wiretap(self.geometry, _KEY)
         self._evidence: Evidence = Hardware(self.loop) if setup.real_evidence else FastEvidence()
         self.proofs = ProofsOnce(self.loop, setup.evidence_ms, self._evidence)
-        self.standing: list[SimDisk | None] = [self.new_disk(seat) for seat in range(setup.n)]
-        """What answers at each address."""
+        self.standing: list[SimDisk | None] = [self.new_disk(place) for place in range(setup.n + setup.spares)]
+        """What answers at each address: those of the first disks, by seat, then those of spares."""
+        addresses = [_address(place) for place in range(setup.n + setup.spares)]
+        self.site = Site(addresses[: setup.n], addresses[setup.n :], RepairSection(replace_rate=setup.replace_rate))
         self.shelf: list[tuple[int, SimDisk]] = []
         """Disks that a host withholds and may show again, with their seats."""
         self.mains: list[Main] = []
@@ -154,15 +169,28 @@ class Story:
         self.wiretap.seats[disk.instance] = seat
         return disk
 
-    def world(self, *, signs_receipts: bool = False) -> World:
+    def world(self, main: Main, *, signs_receipts: bool = False) -> World:
         """What a main program acts in; one that signs receipts signs in earnest."""
         authority = self.authority if signs_receipts else self._cheap_authority
-        return World(authority, self.proofs, self.loop, DEAD_AFTER_MS, has_chains=self.setup.has_chains)
+        setup = self.setup
+        return World(
+            authority,
+            self.proofs,
+            self.loop,
+            DEAD_AFTER_MS,
+            has_chains=setup.has_chains,
+            freezes=setup.freezes,
+            on_change=main.health_has_changed,
+        )
 
-    def channel(self, main: Main, seat: int) -> SimChannel:
-        """A main program's way to whatever stands at a seat's address."""
-        rng = Random(self.setup.seed << 16 | main.number << 8 | seat)  # noqa: S311 (a simulation must repeat)
-        channel = SimChannel(self.loop, f"disk-{seat}", lambda: self.standing[seat], rng)
+    def place(self, address: str) -> int:
+        """Where in `standing` that is."""
+        return int(address.removeprefix(_address("")))
+
+    def channel(self, main: Main, place: int) -> SimChannel:
+        """A main program's way to whatever stands at an address."""
+        rng = Random(self.setup.seed << 16 | main.number << 8 | place)  # noqa: S311 (a simulation must repeat)
+        channel = SimChannel(self.loop, _address(place), lambda: self.standing[place], rng)
         channel.latency_ms = self.setup.latency_ms
         channel.answer_ms_max = ANSWER_MS_MAX
         channel.may_leave = lambda command: main.may_send(command) and self.wiretap.heard(command)
@@ -206,7 +234,7 @@ class Story:
 
     async def _tell(self) -> None:
         first = self.new_main()
-        first.live(create(self.world(), first.channels, self.geometry, POLICY))
+        first.live(create(self.world(first), first.channels, self.geometry, POLICY))
         for timed in self.steps:
             await self.loop.sleep(self.setup.starts_ms + timed.at_ms - self.loop.time_ms)
             self.reached += 1
@@ -243,10 +271,12 @@ class Story:
             self.told["ended unavailable"] += 1
             return
         self._require(last, "the last writes", last.last_writes())
+        if last.mending is not None:
+            self._require(last, "the use of the last spares", self._spares_are_used(last))
         self._lose_all_that_may_be_lost(last)
         survivor = self._last_mount("the mount of the survivors")
         if survivor is not None:
-            self._require(survivor, "the last look", survivor.read(0, self.geometry.sectors))
+            self._require(survivor, "the last look", survivor.read(0, self.setup.sectors))
 
     def _last_mount(self, what: str) -> Main | None:
         """A mount while all hosts behave, and all there is to read; None when too few members are here."""
@@ -254,7 +284,6 @@ class Story:
         main = self.new_main()
         self.note(what)
         self._wait(what, [main.mount()])
-        main.is_stopping = True
         if main.array is None:
             if can_serve:
                 raise Violation(f"enough members are here, all hosts behave, and {what} fails: {main.last_error}")
@@ -268,6 +297,34 @@ class Story:
         self._wait(what, [main.start(work)])
         if main.last_error is not None:
             raise Violation(f"all hosts behave, and {what} fail: {main.last_error}")
+
+    async def _spares_are_used(self, main: Main) -> None:
+        """Raises Violation when a seat stays empty for long though a spare could take it."""
+        assert main.array is not None
+        end_ms = self.loop.time_ms + PATIENCE_MS / 2
+        while (spare := self._usable_spare(main.array.members.roster)) is not None:
+            if self.loop.time_ms > end_ms:
+                raise Violation(f"a seat is empty, all hosts behave, and the spare at {spare} does not take it")
+            await self.loop.sleep(LOOK_MS)
+
+    def _usable_spare(self, roster: Roster) -> str | None:
+        """Where a disk is that is free, or was only partly rebuilt for a seat that is empty.
+
+        One that is named for a seat is good for no other, even if it was never opened (`Join._meet`).
+        """
+        if None not in roster.seats:
+            return None
+        named = {gone.instance: roster.seats[gone.seat] for gone in roster.departed}
+        for address in self.site.spares:
+            disk = self.alive(self.place(address))
+            if disk is None or disk.instance in roster.members:
+                continue
+            label = self._label(disk)
+            was_member = label is not None and label.current is not None and disk.instance in label.current.members
+            is_free = disk.core.epoch == wire.NO_EPOCH and disk.instance not in named
+            if is_free or (named.get(disk.instance, disk.instance) is None and not was_member):
+                return address
+        return None
 
     def _lose_all_that_may_be_lost(self, main: Main) -> None:
         """P2: what is flushed survives the loss of any n - k disks, those voted off counted among them."""
@@ -322,16 +379,18 @@ class Story:
     def _labels(self) -> dict[bytes, Label]:
         """The rosters in the memories of all living disks, shown or not."""
         disks = [disk for disk in (*self.standing, *(disk for _, disk in self.shelf)) if disk is not None]
-        found = {}
-        for disk in disks:
-            if disk.is_alive and disk.core.epoch != wire.NO_EPOCH:
-                try:
-                    places = (self.geometry.current_start * 64, self.geometry.next_start * 64)
-                    areas = [Roster.decode(bytes(disk.memory[at : at + AREA_BYTES])) for at in places]
-                except Corrupt:
-                    continue
-                found[disk.instance] = Label(*areas)
-        return found
+        found = {disk.instance: self._label(disk) for disk in disks if disk.is_alive}
+        return {instance: label for instance, label in found.items() if label is not None}
+
+    def _label(self, disk: SimDisk) -> Label | None:
+        """What one disk says of the array; None when it was never opened."""
+        if disk.core.epoch == wire.NO_EPOCH:
+            return None
+        places = (self.geometry.current_start * 64, self.geometry.next_start * 64)
+        try:
+            return Label(*(Roster.decode(bytes(disk.memory[at : at + AREA_BYTES])) for at in places))
+        except Corrupt:
+            return None
 
     @property
     def digest(self) -> str:
@@ -347,6 +406,8 @@ _SMALL = (
     (join_module, "CHUNK_SECTORS", 3),
     (scrub_module, "SCRUB_SECTORS", 3),
     (tags_module, "GROUP_TAGS", 4),
+    (history_module, "BODY_BYTES_MAX", RECORD_BYTES_MAX),
+    (history_module, "_CHUNK", 3),
 )
 
 
@@ -364,6 +425,10 @@ def small_everything() -> Iterator[None]:
     finally:
         for module, name, value in kept:
             vars(module)[name] = value
+
+
+def _address(place: int | str) -> str:
+    return f"disk-{place}"
 
 
 def sector_of(number: int) -> bytes:

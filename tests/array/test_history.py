@@ -83,6 +83,28 @@ def test_a_record_that_a_crash_left_unfinished_does_not_count(cut):
     assert bodies(made, loaded(made)) == [b"whole", b"next"]
 
 
+@pytest.mark.parametrize("ring", [9, 25])
+def test_a_ring_in_which_an_unfinished_record_could_overwrite_the_newest_is_refused(ring):
+    """Found by seed 53 of the simulator: the crash left neither of the two."""
+    made = SimArray()
+    made.geometry = Geometry(3, 5, 16 + ring, ring)
+    made.disks = [made.new_disk() for _ in range(5)]
+    made.create()
+    with pytest.raises(Misuse, match="a shorter one than 26 sectors"):
+        made.run(loaded(made).append(b"x"))
+
+
+def test_no_record_overwrites_the_one_before_it_in_the_shortest_ring():
+    made = SimArray()
+    made.geometry = Geometry(3, 5, 16 + 26, 26)
+    made.disks = [made.new_disk() for _ in range(5)]
+    made.create()
+    found = loaded(made)
+    for number in range(1, 60):
+        made.run(found.append(bytes(number * 7919 % (BODY_BYTES_MAX + 1))))
+        assert number == 1 or found.numbers[-2:] == range(number - 1, number + 1)
+
+
 def test_a_record_that_does_not_name_the_one_before_breaks_the_run():
     made = sim()
     array = made.create()

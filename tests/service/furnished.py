@@ -6,7 +6,7 @@ import sys
 
 from perdure.api import Host
 from perdure.array.geometry import SECTOR_BYTES, Geometry
-from perdure.service.main import settings_of
+from perdure.service.main import mount_settings_of, settings_of
 from perdure.service.site import config, local, processes
 from perdure.service.site.local import Wish
 from perdure.service.upkeep.repair import Repairs
@@ -53,7 +53,7 @@ class Site:
         return asyncio.run(asyncio.wait_for(self._run(story), 60))
 
     async def _run(self, story):
-        host = Host(settings_of(self.found))
+        host = Host((settings_of if self.array_id is None else mount_settings_of)(self.found))
         try:
             if self.array_id is None:
                 shape = self.found.array

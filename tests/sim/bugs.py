@@ -9,20 +9,30 @@ import os
 import sys
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from itertools import count as numbers_from
+from itertools import takewhile
 from typing import Any
 
 import pytest
 
-from perdure.array import mount, sealing
+from perdure.array import history, mount, sealing
 from perdure.array.chain import Chain
 from perdure.array.committer import Committer, Execution, Waiter
 from perdure.array.engine import Array
-from perdure.array.join import Join
+from perdure.array.geometry import TAG_BYTES
+from perdure.array.history import History
+from perdure.array.join import Holds, Join
+from perdure.array.members import Members
 from perdure.array.mount import Mounting
-from perdure.array.session import Session
+from perdure.array.session import Health, Session
 from perdure.disk import wire
 from perdure.disk.core import DiskCore
+from perdure.service import automatic
+from perdure.service.status import DiskState
+from perdure.service.upkeep.automatic import Automatic
+from perdure.sim.mains import Main
 from perdure.sim.run import Outcome, run_seed
 
 Bug = Callable[[pytest.MonkeyPatch], None]
@@ -292,6 +302,127 @@ def links_never_need_evidence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Committer, "__init__", patient)
 
 
+# Of the history ----------------------------------------------------------------------------------------------
+
+
+def a_record_is_said_to_be_kept_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """15.3: an append returns without a FLUSH."""
+    append = History.append
+
+    async def hasty(self: History, body: bytes) -> int:
+        array, self._array = self._array, _NeverFlushes(self._array)
+        try:
+            return await append(self, body)
+        finally:
+            self._array = array
+
+    patch.setattr(History, "append", hasty)
+
+
+class _NeverFlushes:
+    def __init__(self, array: Any) -> None:
+        self.write_sectors = array.write_sectors
+
+    async def flush(self) -> None:
+        return None
+
+
+def every_record_stands_at_the_start_of_the_ring(patch: pytest.MonkeyPatch) -> None:
+    """15.2: the newest is overwritten by the next."""
+    patch.setattr(History, "_next_start", lambda _self, _parts: 0)
+
+
+def a_mount_counts_records_anew(patch: pytest.MonkeyPatch) -> None:
+    """15.3: what was kept before is not looked for."""
+
+    async def nothing(_self: History) -> None:
+        return None
+
+    patch.setattr(History, "load", nothing)
+
+
+def the_oldest_records_are_looked_for_first(patch: pytest.MonkeyPatch) -> None:
+    """15.3: the run begins at the lowest number, and ends at the first gap."""
+
+    def run(found: dict[int, Any]) -> OrderedDict[int, Any]:
+        first = min(found, default=0)
+        numbers = takewhile(found.__contains__, numbers_from(first))
+        return OrderedDict((number, found[number][0]) for number in numbers)
+
+    patch.setattr(history, "_unbroken", run)
+
+
+# Of spares, and of disks that are taken offline ---------------------------------------------------------------
+
+
+def a_spare_takes_the_seat_of_a_disk_that_is_offline(patch: pytest.MonkeyPatch) -> None:
+    """An operator wants that one back."""
+    left_alone = set(automatic._LEFT_ALONE) - {DiskState.OFFLINE}
+    patch.setattr(automatic, "_LEFT_ALONE", tuple(left_alone))
+
+
+def a_spare_that_failed_is_never_tried_for_another_seat(patch: pytest.MonkeyPatch) -> None:
+    """One that was partly rebuilt is good for its seat only, so another must not use it up."""
+    follow_up = Automatic._follow_up
+
+    def forgetful(self: Automatic, status: Any) -> None:
+        follow_up(self, status)
+        self._failed.clear()
+
+    patch.setattr(Automatic, "_follow_up", forgetful)
+
+
+def spares_are_not_looked_for_by_a_mount(patch: pytest.MonkeyPatch) -> None:
+    """One became a member, and who made it so died before it could write that down."""
+    mount_by = Main.mount
+
+    def without(self: Main) -> Any:
+        site = self._story.site
+        spares, site.spares = site.spares, []
+        try:
+            return mount_by(self)
+        finally:
+            site.spares = spares
+
+    patch.setattr(Main, "mount", without)
+
+
+def a_disk_that_comes_back_keeps_all_that_it_has(patch: pytest.MonkeyPatch) -> None:
+    """Rule 11: what it missed while it was offline is not sent."""
+
+    async def everything(self: Join, _session: Any, run: Any, holds: Any) -> bytes:
+        return self._reader.tags.get(run) if holds is Holds.ITS_SEAT else bytes(run.count * TAG_BYTES)
+
+    patch.setattr(Join, "_held", everything)
+
+
+# Of freezing --------------------------------------------------------------------------------------------------
+
+
+def silence_alone_ends_a_frozen_array(patch: pytest.MonkeyPatch) -> None:
+    """Disks are given up for being silent though fewer than k are left."""
+    patch.setattr(Members, "can_spare", lambda _self, _session: True)
+
+
+def a_frozen_array_acknowledges_what_is_on_the_disks_that_answer(patch: pytest.MonkeyPatch) -> None:
+    """Rule 8: the silent ones are members, and are not waited for."""
+    settle = Committer._settle
+
+    def hasty(self: Committer) -> None:
+        if self._members.is_suspended:
+            there = {session.instance for _, session in self._members if session.health is Health.ONLINE}
+            for execution in self._executions:
+                execution.waiting &= there
+        settle(self)
+
+    patch.setattr(Committer, "_settle", hasty)
+
+
+def a_stop_does_not_give_in(patch: pytest.MonkeyPatch) -> None:
+    """A main program that is to end waits for disks that may never be back."""
+    patch.setattr(Array, "give_in", lambda _self: None)
+
+
 BUGS: list[Bug] = [
     the_nonce_is_skipped,
     equal_epoch_is_accepted,
@@ -313,6 +444,17 @@ BUGS: list[Bug] = [
     a_link_is_shown_before_its_command_is_carried_out,
     links_are_taken_for_evidence,
     links_never_need_evidence,
+    a_record_is_said_to_be_kept_before_it_is_durable,
+    every_record_stands_at_the_start_of_the_ring,
+    a_mount_counts_records_anew,
+    the_oldest_records_are_looked_for_first,
+    a_spare_takes_the_seat_of_a_disk_that_is_offline,
+    a_spare_that_failed_is_never_tried_for_another_seat,
+    spares_are_not_looked_for_by_a_mount,
+    a_disk_that_comes_back_keeps_all_that_it_has,
+    silence_alone_ends_a_frozen_array,
+    a_frozen_array_acknowledges_what_is_on_the_disks_that_answer,
+    a_stop_does_not_give_in,
 ]
 
 

@@ -52,6 +52,34 @@ def test_a_third_of_the_seeds_let_a_disk_join_and_some_erase_and_scrub(outcomes:
     assert told["scrubs"] >= 0.03 * SEEDS
 
 
+def test_the_history_spares_and_freezing_come_into_the_seeds_above(outcomes: dict[int, Outcome]) -> None:
+    """Of 50 stories as a service has them, 25 freeze."""
+    if len(outcomes) < SEEDS:
+        pytest.skip("not all seeds ran")
+    told = Counter(kind for outcome in outcomes.values() for kind in outcome.told)
+    seen = Counter(kind for outcome in outcomes.values() for kind in outcome.seen)
+    assert told["records kept"] >= 40
+    assert told["records found"] >= 40
+    assert told["histories that went round"] >= 15
+    assert seen["spare"] >= 25
+    assert told["replace done"] >= 25
+    assert seen["taken offline"] >= 5
+    assert told["rejoin done"] >= 3
+    assert seen["freeze"] >= 10
+    assert told["operations that outlasted a freeze"] >= 5
+    assert told["fenced while frozen"] >= 1
+    assert seen["stop while frozen"] >= 1
+
+
+def test_an_array_that_keeps_no_history_has_neither_spares_nor_an_operator() -> None:
+    """So these stories are what they were before there was any of it."""
+    plain, served = draw(0).setup, draw(1).setup
+    assert (plain.ring, plain.spares, plain.freezes) == (0, 0, False)
+    assert served.ring >= 8
+    assert served.spares
+    assert [seed for seed in range(12) if draw(seed).setup.freezes] == [3, 7, 11]
+
+
 @pytest.mark.parametrize("seed", [3, 4])
 def test_a_seed_replays_exactly(seed: int) -> None:
     first, second = run_seed(seed), run_seed(seed)

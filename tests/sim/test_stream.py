@@ -14,7 +14,10 @@ from perdure.sim.run import Outcome, run_seed
 from perdure.sim.stream import CRASHES, LIES, LOSSES, NETWORK, seeds, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # tasks that a crash ended early
-NEITHER = {"join", "erase", "scrub", "two mains", "hidden disks", "late evidence", "acknowledgement chains"}
+NEITHER = {
+    *("join", "erase", "scrub", "two mains", "hidden disks", "late evidence", "acknowledgement chains"),
+    *("spare", "taken offline", "brought online", "freeze", "stop while frozen"),
+}
 """What happens in stories and is no fault, or is counted elsewhere."""
 
 

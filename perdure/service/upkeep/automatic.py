@@ -1,7 +1,8 @@
 """What is mended without being asked: a spare takes the seat of a disk that is gone, and scrubs come round in time.
 
-A disk that an operator took offline is not replaced: that one will be back. Each spare is tried once by each main
-program; why one was no good is among the events.
+A disk that an operator took offline is not replaced: that one will be back. Each spare is tried once for each seat by
+each main program: one that was partly rebuilt for a seat is good for that seat only. Why one was no good is among the
+events.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from perdure.errors import PerdureError
 from perdure.service.control import Request
 from perdure.service.observe import IN_USE
 from perdure.service.site.config import Config
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State, Verb
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, RepairState, State, Verb
 from perdure.service.telling.events import EventLog, Kind, Level
 from perdure.service.telling.watch import SCRUBBED
 from perdure.service.upkeep.repair import Repairs
@@ -23,12 +24,15 @@ class Automatic:
 
     def __init__(self, found: Config, repairs: Repairs, events: EventLog) -> None:
         self.spares = list(found.spares)
-        """Addresses that are still to be had."""
+        """Addresses that are still to be had, and were not tried."""
         self._config = found
         self._repairs = repairs
         self._events = events
         self._used: dict[int, str] = {}
         """The spare that is being rebuilt, by seat."""
+        self._failed: list[str] = []
+        """Spares that were no good for one seat, and may be for another."""
+        self._tried: set[tuple[int, str]] = set()
 
     def scrubbed_unix_ms(self) -> int | None:
         """When the last whole scrub ended; None when that is not known."""
@@ -40,8 +44,10 @@ class Automatic:
         if status.failure is not None:
             return
         self._follow_up(status)
+        in_use = {disk.address for disk in status.disks}  # also since before this mount
+        self.spares = [spare for spare in self.spares if spare not in in_use]
         for disk in status.disks:
-            if disk.state not in _LEFT_ALONE and self.spares and self._is_free(disk.seat):
+            if disk.state not in _LEFT_ALONE and self._is_free(disk.seat):
                 self._replace(disk)
         if self._is_scrub_due(status, now_unix_ms):
             self._begin(Request(Verb.SCRUB, bytes_per_s_max=self._config.repair.scrub_rate), "a scrub is due")
@@ -50,7 +56,11 @@ class Automatic:
         return seat not in self._used and self._repairs.is_empty(seat)
 
     def _replace(self, disk: DiskStatus) -> None:
-        spare = self.spares.pop(0)
+        spare = next((one for one in (*self.spares, *self._failed) if (disk.seat, one) not in self._tried), None)
+        if spare is None:
+            return
+        self._tried.add((disk.seat, spare))
+        (self.spares if spare in self.spares else self._failed).remove(spare)
         request = Request(Verb.REPLACE, seat=disk.seat, address=spare, bytes_per_s_max=self._config.repair.replace_rate)
         if self._begin(request, f"the spare at {spare} takes seat {disk.seat}, whose disk is {disk.state}"):
             self._used[disk.seat] = spare
@@ -65,10 +75,12 @@ class Automatic:
         return True
 
     def _follow_up(self, status: ArrayStatus) -> None:
-        """Where a spare has become a member, or was no good, another may be used."""
+        """Where a spare has become a member, or was no good, another may be used; the bad one elsewhere."""
         for repair in status.repairs:
             if repair.seat in self._used and repair.state.is_over and repair.address == self._used[repair.seat]:
-                del self._used[repair.seat]
+                spare = self._used.pop(repair.seat)
+                if repair.state is RepairState.FAILED:
+                    self._failed.append(spare)
 
     def _is_scrub_due(self, status: ArrayStatus, now_unix_ms: int) -> bool:
         every_s = self._config.repair.scrub_every_s

@@ -176,6 +176,15 @@ class Repairs:
             work.note = str(error)
             logger.warning("%s", error)
 
+    def keep_found(self) -> None:
+        """Write down which spares are members already: who made them so may have ended before it could."""
+        for seat, session in self._array.members:
+            if session.channel.address in self._spares:
+                try:
+                    self._keep_address(seat, session.channel.address)
+                except PerdureError as error:
+                    logger.warning("%s", error)
+
     def _keep_address(self, seat: int, address: str) -> None:
         """Write a new address into the configuration, whole or not at all."""
         if seat < len(self.addresses):

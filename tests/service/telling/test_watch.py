@@ -246,6 +246,30 @@ def test_a_spare_that_is_no_good_is_followed_by_the_next(noted):
     assert [request.address for request in begun.requests] == ["unix:/s0", "unix:/s1"]
 
 
+def test_a_spare_that_is_good_for_another_seat_only_is_tried_there(noted):
+    """Found by seed 69 of the simulator: the program before had rebuilt a part of it for seat 2."""
+    begun = Begun()
+    automatic = Automatic(Found(("unix:/s0",)), begun, noted)
+    gone = status(DiskState.ONLINE, DiskState.DEAD, DiskState.DEAD)
+    automatic.look(gone, 0)
+    failed = [repair(RepairState.FAILED, seat=1, address="unix:/s0")]
+    automatic.look(dataclasses.replace(gone, repairs=tuple(failed)), 0)
+    assert [request.seat for request in begun.requests] == [1, 2]
+    failed.append(repair(RepairState.FAILED, seat=2, address="unix:/s0"))
+    for _ in range(3):
+        automatic.look(dataclasses.replace(gone, repairs=tuple(failed)), 0)
+    assert len(begun.requests) == 2, "once for each seat"
+    assert automatic.spares == []
+
+
+def test_a_spare_that_is_a_member_already_is_none_any_more(noted):
+    begun = Begun()
+    first = status(DiskState.ONLINE, DiskState.DEAD)
+    automatic = Automatic(Found((first.disks[0].address, "unix:/s1")), begun, noted)
+    automatic.look(first, 0)
+    assert [request.address for request in begun.requests] == ["unix:/s1"]
+
+
 def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     begun = Begun()
     automatic = Automatic(Found((), Section(scrub_every_s=86_400, scrub_rate=1 << 20)), begun, noted)

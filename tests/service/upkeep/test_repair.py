@@ -14,7 +14,7 @@ from perdure.errors import Misuse, Unavailable
 from perdure.image.build import build_simulated
 from perdure.service.control import Request
 from perdure.service.main import settings_of
-from perdure.service.observe import observe
+from perdure.service.observe import Surroundings, observe
 from perdure.service.site import artefacts, config, local, processes
 from perdure.service.site.config import RATE_MIN
 from perdure.service.status import DiskState, RepairState
@@ -83,6 +83,39 @@ def test_a_configuration_that_cannot_be_changed_is_said_and_the_disk_is_a_member
         assert array.members.roster.seats[1] is not None
 
     site.run(story)
+
+
+def test_a_spare_that_became_a_member_before_that_was_written_down_is_found_by_the_next_mount(site):
+    path = site.found.path
+    before = path.read_text()
+    spare, waiting = site.fresh("spare"), site.fresh("waiting")
+
+    async def filled(array, repairs):
+        await array.pwrite(0, content(1))
+        await lose(site, array, 1)
+        repairs.start(Request("replace", 1, spare))
+        assert (await over(repairs, 1)).state is RepairState.DONE
+
+    async def next_mount(array, repairs):
+        assert dict(array.members)[1].channel.address == spare
+        repairs.keep_found()
+        assert repairs.addresses[1] == spare
+        around = Surroundings(spares=(waiting,))
+        strays = observe(array, repairs.addresses, 0, "nbd:", (), around).strays
+        assert [stray["address"] for stray in strays] == [f"unix:{site.directory}/disk-1.sock"], (
+            "not the one that waits"
+        )
+        await lose(site, array, 0)
+        assert await array.pread(4096, 4096) == content(1)[4096:8192]
+
+    site.run(filled)
+    example = '# spares = ["tcp:10.0.0.9:7001"]'
+    assert example in before
+    path.write_text(before.replace(example, f'spares = ["{spare}", "{waiting}"]'))  # as if killed before it was written
+    site.found = config.load(path)
+    site.run(next_mount)
+    disks = tomllib.loads(path.read_text())["disks"]
+    assert (disks["addresses"][1], disks["spares"]) == (spare, [waiting])
 
 
 def test_seats_are_rebuilt_one_after_another(tmp_path):
