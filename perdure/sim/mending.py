@@ -1,8 +1,8 @@
 """What mends an array in a story: an operator who takes disks offline and back, spares that take seats by themselves.
 
-`perdure.service.upkeep.automatic` decides, and `perdure.api.Host` carries out, both as they are. What stands here in the place
-of `perdure.service.upkeep.repair` is the order of its works, over virtual time, and the configuration that outlives main
-programs.
+`perdure.service.upkeep.automatic` decides, and `perdure.api.Host` carries out, both as they are. What stands here in
+the place of `perdure.service.upkeep.repair` is the order of its works, over virtual time, and the configuration that
+outlives main programs.
 """
 
 from __future__ import annotations

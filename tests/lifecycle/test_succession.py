@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
 import threading
+import time
 
 import pytest
 
@@ -179,3 +181,44 @@ def test_a_main_program_that_is_killed_is_run_again_and_one_that_means_to_end_is
     loader.process.terminate()  # forwarded: the main program brings everything home, and the loader ends with it
     until(lambda: not loader.process.is_running() or loader.process.status() == "zombie")
     require_one_owner_at_a_time_and_nothing_lost(world.witness())
+
+
+@pytest.mark.timeout(240)
+def test_how_long_nbd_is_not_served_while_one_version_follows_another(world):
+    """Perdure's own main program; a client that connects as often as it can measures the pause."""
+    serving = "import sys\nfrom perdure.cli.main import main\nmain(['serve', '--directory', sys.argv[1]])\n"
+    socket_path = world.place / "nbd" / "nbd.sock"
+    socket_path.parent.mkdir()
+    socket_path.parent.chmod(0o777)
+    before, greeted = None, []
+    done = threading.Event()
+
+    def greet():
+        while not done.is_set():
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(1)
+                client.connect(str(socket_path))
+                if client.recv(8) == b"NBDMAGIC":
+                    greeted.append(time.monotonic())
+            time.sleep(0.01)
+
+    asking = threading.Thread(target=greet)
+    asking.start()
+    try:
+        for version in (1, 2, 3, 4):
+            release = world.release(version, main=serving + f"# version {version}\n")
+            loader = world.loader(f"serving-{version}")
+            loader.load(release, world.sign(release, "alice", "bob"), serve=f"unix:{socket_path}")
+            if before is None:
+                loader.provision()
+            else:
+                loader.follow(before)
+            before = loader
+            seen = len(greeted)
+            until(lambda seen=seen: len(greeted) > seen + 10)
+    finally:
+        done.set()
+        asking.join()
+    pauses = sorted((b - a for a, b in itertools.pairwise(greeted)), reverse=True)[:3]
+    print("NBD was not served for, s:", " ".join(f"{pause:.2f}" for pause in pauses))
+    assert 0.1 < pauses[2] <= pauses[0] < 30

@@ -308,12 +308,16 @@ class Running:
                 os.waitpid(self.process.pid, 0)
 
     def bundle(
-        self, release: Release, signatures: tuple[bytes, ...], addresses: tuple[str, ...] | None = None
+        self,
+        release: Release,
+        signatures: tuple[bytes, ...],
+        addresses: tuple[str, ...] | None = None,
+        serve: str = "unix:/nowhere",
     ) -> Bundle:
         hints = self.world.found.addresses if addresses is None else addresses
-        return Bundle(release.manifest, signatures, release.program, hints, "unix:/nowhere", UID)
+        return Bundle(release.manifest, signatures, release.program, hints, serve, UID)
 
-    def load(self, release: Release, signatures: tuple[bytes, ...], **hints: tuple[str, ...]) -> dict:
+    def load(self, release: Release, signatures: tuple[bytes, ...], **hints: object) -> dict:
         return asyncio.run(lifecycle.load(self.address, self.bundle(release, signatures, **hints)))
 
     def provision(self, loaders: Policy | None = None, **given: object) -> None:

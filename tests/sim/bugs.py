@@ -29,8 +29,8 @@ from perdure.array.mount import Mounting
 from perdure.array.session import Health, Session
 from perdure.disk import wire
 from perdure.disk.core import DiskCore
-from perdure.service import automatic
 from perdure.service.status import DiskState
+from perdure.service.upkeep import automatic
 from perdure.service.upkeep.automatic import Automatic
 from perdure.sim.mains import Main
 from perdure.sim.run import Outcome, run_seed
