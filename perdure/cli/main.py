@@ -6,6 +6,7 @@ is an object on standard output too. A defect is one sentence as well; its trace
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from perdure.cli import (
     upgrade,
     upkeep,
 )
+from perdure.cli import run as run_verb
 from perdure.errors import Misuse, PerdureError
 from perdure.service.control import error_to_json
 
@@ -64,6 +66,7 @@ for module in (
     top,
     upgrade,
     serve,
+    run_verb,
     doctor,
     disk,
     image,
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run one command; the exit code."""
-    as_json = "--json" in words
+    as_json = "--json" in itertools.takewhile(lambda word: word != "--", words)
     try:
         outcome: Any = cli.main(words, prog_name="perdure", standalone_mode=False)
     except PerdureError as error:
