@@ -124,6 +124,11 @@ def _damaged(kind: Kind, done: tools.Said, command: str) -> Corrupt:
     )
 
 
+def _of_fuse2fs() -> list[str]:
+    """Root's may be used by others, as the kernel permits; anybody else's is that user's alone, with every right."""
+    return ["allow_other", "default_permissions"] if os.geteuid() == 0 else ["fakeroot"]
+
+
 def mount(device: Path, mount_point: Path, kind: Kind, way: Way, options: Sequence[str], log: Path) -> Process | None:
     """Mount it; the server, where it is a process. Raises Corrupt where the file system itself is refused."""
     given = [*ALWAYS, *(["errors=remount-ro"] if kind is Kind.EXT4 else []), *options]
@@ -134,7 +139,7 @@ def mount(device: Path, mount_point: Path, kind: Kind, way: Way, options: Sequen
             str(mount_point),
             "-f",
             "-o",
-            ",".join(["fakeroot", *options]),
+            ",".join([*_of_fuse2fs(), *options]),
         ]
         return attach.start_server("fuse2fs", command, mount_point, log)
     if way is Way.LOOP:
@@ -142,7 +147,7 @@ def mount(device: Path, mount_point: Path, kind: Kind, way: Way, options: Sequen
     done = tools.call("mount", "-t", kind, "-o", ",".join(given), device, mount_point)
     if done.code != 0:
         raise Corrupt(
-            f"The {kind} on the array cannot be mounted ({done.last_line}); what is on it was left as it is. Look at "
+            f"The {kind} on the array cannot be mounted ({done.first_line}); what is on it was left as it is. Look at "
             "--mount-options and at the kernel's log (`dmesg`)."
         )
     return None

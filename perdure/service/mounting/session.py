@@ -15,7 +15,7 @@ from pathlib import Path
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.service.mounting import attach, command, file_system, mounts, record, serving, tools
 from perdure.service.mounting.attach import Way
-from perdure.service.mounting.command import Order, User
+from perdure.service.mounting.command import Kept, Order, User
 from perdure.service.mounting.file_system import Kind
 from perdure.service.mounting.record import Record
 from perdure.service.mounting.serving import Served
@@ -39,7 +39,7 @@ class Wish:
     make: Kind | None = None
     options: tuple[str, ...] = ()
     owner: User | None = None
-    """Whose a new file system's root directory shall be."""
+    """Whose a new file system's root directory shall be; None for ours."""
 
 
 def run(found: Config, wish: Wish, order: Order, say: Say) -> int:
@@ -49,26 +49,33 @@ def run(found: Config, wish: Wish, order: Order, say: Say) -> int:
     """
     lock = processes.locked(found.directory, name=record.LOCK_FILE, wait_s=0, busy=BUSY)
     with command.signals_kept() as kept, lock:
-        way = _possible_way(wish)
-        earlier = _after_earlier(found, say)
-        made = _require_empty(wish.mount_point)
-        served = serving.serve(found, None if earlier is None else earlier.main)
-        main = served.main if served.is_ours else None
-        this = Record(found.directory, wish.mount_point, made, way, Process.this(), main=main).write()
-        watch = Watch(served, say)
         try:
-            mount(this, wish, served.uri, say)
-            code = command.run(order, kept, watch.look, say)
-        except BaseException:
-            for error in _ended(watch):
-                say(str(error))
-            raise
-        wrong = list(_ended(watch))
-        for error in wrong[1:]:
+            return _run(found, wish, order, kept, say)
+        finally:
+            (found.directory / record.LOCK_FILE).unlink(missing_ok=True)  # ours as long as we hold it
+
+
+def _run(found: Config, wish: Wish, order: Order, kept: Kept, say: Say) -> int:
+    way = _possible_way(wish)
+    earlier = _after_earlier(found, say)
+    has_to_be_made = _require_empty(wish.mount_point)
+    served = serving.serve(found, None if earlier is None else earlier.main)
+    main = served.main if served.is_ours else None
+    this = Record(found.directory, wish.mount_point, has_to_be_made, way, Process.this(), main=main).write()
+    watch = Watch(served, say)
+    try:
+        mount(this, wish, served.uri, say)
+        code = command.run(order, kept, watch.look, say)
+    except BaseException:
+        for error in _ended(watch):
             say(str(error))
-        if wrong:
-            raise wrong[0]
-        return code
+        raise
+    wrong = list(_ended(watch))
+    for error in wrong[1:]:
+        say(str(error))
+    if wrong:
+        raise wrong[0]
+    return code
 
 
 def _possible_way(wish: Wish) -> Way:
@@ -124,8 +131,9 @@ def mount(this: Record, wish: Wish, uri: str, say: Say) -> None:
         this.mount_point.mkdir(mode=0o700)
     server = file_system.mount(this.device, this.mount_point, kind, this.way, wish.options, this.log)
     replace(this, fuse2fs=server).write()
-    if wish.make is not None and wish.owner is not None:
-        os.chown(this.mount_point, wish.owner.uid, wish.owner.gid)
+    if wish.make is not None:
+        uid, gid = (os.geteuid(), os.getegid()) if wish.owner is None else (wish.owner.uid, wish.owner.gid)
+        os.chown(this.mount_point, uid, gid)
     say(f"{kind} is mounted at {this.mount_point}, by {this.way}.")
 
 
@@ -177,7 +185,6 @@ def _ended(watch: Watch) -> Iterator[PerdureError]:
         yield error
     if left is not None:
         left.remove()
-    (served.found.directory / record.LOCK_FILE).unlink(missing_ok=True)
 
 
 def take_away(left: Record, *, is_served: bool, say: Say) -> str | None:

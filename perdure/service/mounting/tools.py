@@ -41,6 +41,11 @@ class Said:
     text: str
 
     @property
+    def first_line(self) -> str:
+        """The first line, likewise: where what is wrong comes before advice."""
+        return next((line.strip().rstrip(".") for line in self.text.splitlines() if line.strip()), self.last_line)
+
+    @property
     def last_line(self) -> str:
         """The last line with anything in it, for a sentence."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
