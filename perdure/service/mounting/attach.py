@@ -188,10 +188,12 @@ def release_loops(file: Path) -> None:
         return
     for loop in mounts.loops_of(file):
         tools.call("losetup", "--detach", loop)
-    if mounts.loops_of(file):
+    for loop in mounts.loops_of(file):
+        holders = [f"process {pid} ({name}) in another mount namespace" for pid, name in mounts.mounted_elsewhere(loop)]
+        who = _listed(holders) or "somebody who has it open"
         raise Unavailable(
-            f"The loop device {mounts.loops_of(file)[0]} is still in use; what was synced is safe. End whatever has it "
-            "open, and give the same command again."
+            f"The loop device {loop} is still in use by {who}; what was synced is safe. End that, and give the same "
+            "command again."
         )
 
 

@@ -109,6 +109,18 @@ def _links(process: Path) -> Iterator[Path]:
             yield from (process / folder).iterdir()
 
 
+def mounted_elsewhere(source: str) -> Iterator[tuple[int, str]]:
+    """The id and name of each process with a mount namespace in which `source` is still mounted.
+
+    One that was made while it was mounted here has a copy of the mount, which our unmount need not reach.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            lines = (process / "mountinfo").read_text().splitlines()
+            if any(line.partition(" - ")[2].split()[1] == source for line in lines):
+                yield int(process.name), (process / "comm").read_text().strip()
+
+
 def _is_in(link: Path, path: Path) -> bool:
     try:
         target = os.readlink(link)
