@@ -33,7 +33,9 @@ def register(cli: click.Group) -> None:
 
     @verb(cli, "run", "perdure run --make-file-system -- true\nperdure run -- sqlite3 state.db", EXIT_CODES)
     @config_options
-    @click.option("--at", type=DIRECTORY, help=f"The mount point, empty (default: {MOUNT_POINT} beside the configuration).")
+    @click.option(
+        "--at", type=DIRECTORY, help=f"The mount point, empty.  [default: {MOUNT_POINT}, beside the configuration]"
+    )
     @click.option(
         "--by", type=click.Choice([str(way) for way in Way]), help="The way in (default: the first that works)."
     )
