@@ -6,6 +6,7 @@ is an object on standard output too. A defect is one sentence as well; its trace
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -39,6 +40,7 @@ from perdure.cli import (
     upgrade,
     upkeep,
 )
+from perdure.cli import run as run_verb
 from perdure.errors import Misuse, PerdureError, error_to_json
 
 USAGE_EXIT_CODE = 2
@@ -66,6 +68,7 @@ for module in (
     top,
     upgrade,
     serve,
+    run_verb,
     doctor,
     disk,
     image,
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run one command; the exit code."""
-    as_json = "--json" in words
+    as_json = "--json" in itertools.takewhile(lambda word: word != "--", words)
     try:
         outcome: Any = cli.main(words, prog_name="perdure", standalone_mode=False)
     except PerdureError as error:
