@@ -12,11 +12,13 @@ from perdure.array.engine import Array
 from perdure.array.session import Health, Session
 from perdure.disk.wire import LINKS
 from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline, error_to_json
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+from perdure.service.status import FORKS, ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+from perdure.service.telling.verdicts import Verdict
 from perdure.shell.meter import Meter
 
 EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": LINKED_MAX}
 IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
+_GONE = (DiskState.OFFLINE, DiskState.DEAD, DiskState.BLANK, *FORKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Surroundings:
     spares: tuple[str, ...] = ()
     events_last: int = 0
     scrubbed_unix_ms: int | None = None
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """By instance (hexadecimal): what the events say of it, those of earlier main programs too."""
 
 
 NOTHING_AROUND: Final = Surroundings()
@@ -48,7 +52,7 @@ def observe(
     around: Surroundings = NOTHING_AROUND,
 ) -> ArrayStatus:
     """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
-    disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs))
+    disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs, around))
     alive_count = sum(disk.state in IN_USE for disk in disks)
     failure, shape = array.committer.failure, array.geometry
     survives = max(0, alive_count - shape.k) if failure is None else 0
@@ -132,7 +136,9 @@ def _strays(array: Array, disks: Sequence[DiskStatus]) -> tuple[Mapping[str, str
     return tuple({"address": stray.address, "reason": str(stray.why)} for stray in strays)
 
 
-def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair]) -> tuple[DiskStatus, ...]:
+def _disks(
+    array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair], around: Surroundings
+) -> tuple[DiskStatus, ...]:
     sessions = dict(array.members)
     in_use = {session.channel.address for session in sessions.values()}
     joining = {repair.seat: repair.address for repair in repairs if not repair.state.is_over}
@@ -146,7 +152,7 @@ def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequenc
             seats.append(DiskStatus(seat, None, joining[seat], DiskState.REBUILDING, none))
         else:
             hint = addresses[seat] if seat < len(addresses) and addresses[seat] not in in_use else None
-            seats.append(_departed(array, seat, hint))
+            seats.append(_departed(array, seat, hint, around.verdicts))
     return tuple(seats)
 
 
@@ -177,21 +183,35 @@ def _hexadecimal(measurement: Mapping[str, bytes]) -> Mapping[str, str]:
     return {name: value.hex() for name, value in measurement.items() if any(value)}
 
 
-def _departed(array: Array, seat: int, address: str | None) -> DiskStatus:
-    """An empty seat: who held it, and what is found at the address where it was expected."""
+def _departed(array: Array, seat: int, address: str | None, told: Mapping[str, Verdict]) -> DiskStatus:
+    """An empty seat: who held it, and what is found at the address where it was expected.
+
+    What evidence shows outweighs the rest, whenever it was shown; then what an operator did.
+    """
     held = [gone.instance for gone in array.members.roster.departed if gone.seat == seat]
     instance = held[-1] if held else None
-    verdicts = [array.members.lost[instance]] if instance in array.members.lost else []
-    verdicts += [stray.why for stray in array.opened.strays if stray.address == address]
-    state = _state_of(verdicts[0]) if verdicts else DiskState.DEAD
+    before = None if instance is None else told.get(instance.hex())
+    seen = [array.members.lost[instance]] if instance in array.members.lost else []
+    seen += [stray.why for stray in array.opened.strays if stray.address == address]
+    verdicts = [Verdict(_state_of(why), str(why)) for why in seen]
+    if before is not None and before.is_cleared:
+        verdicts = [before]
+    elif before is not None and before.state in _GONE:
+        verdicts.append(before)
+    found = min(verdicts, key=_weight, default=Verdict(DiskState.DEAD))
     return DiskStatus(
         seat=seat,
         instance=None if instance is None else instance.hex(),
         address=address,
-        state=DiskState.MISSING if instance is None else state,
+        state=DiskState.MISSING if instance is None else found.state,
         errors=_counters(array, instance),
-        reason=str(verdicts[0]) if verdicts else None,
+        reason=found.reason,
     )
+
+
+def _weight(verdict: Verdict) -> int:
+    """The least weighs most; of two alike, the one that was found later comes first."""
+    return 0 if verdict.state in FORKS else 1 if verdict.state is DiskState.OFFLINE else 2
 
 
 def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from perdure.api import Host
 from perdure.array.engine import Array
@@ -19,10 +20,11 @@ from perdure.service.handover import Handover
 from perdure.service.metered import Metered
 from perdure.service.observe import Surroundings, observe
 from perdure.service.site.config import Config
-from perdure.service.status import ArrayStatus, State
+from perdure.service.status import ArrayStatus, State, Verb
 from perdure.service.telling import http
 from perdure.service.telling.events import EventLog, Kind, Level
 from perdure.service.telling.notify import Notifier
+from perdure.service.telling.verdicts import Verdicts
 from perdure.service.telling.views import Views
 from perdure.service.telling.watch import Watcher
 from perdure.service.telling.webhook import Webhook
@@ -32,11 +34,14 @@ from perdure.service.upkeep.erasing import Erasing
 from perdure.service.upkeep.repair import Repairs
 from perdure.service.upkeep.verification import verify
 
+RECALL_S_MAX: Final = 10.0
+"""How long commands wait for the history to be read, which takes for ever where disks fall silent now."""
+
 logger = logging.getLogger("perdure")
 
 
 class Service:
-    """A mounted array with its faces. Made, it watches until `stop`."""
+    """A mounted array with its faces. It watches from `watch` until `stop`."""
 
     def __init__(
         self,
@@ -58,7 +63,9 @@ class Service:
         self._requests = requests
         self._started_ms = host.runtime.now_ms()
         webhook = None if config.tell.webhook is None else Webhook(config.tell.webhook)
-        self._events = EventLog(History(array), webhook, host.runtime.unix_ms)
+        self._verdicts = Verdicts()
+        host.require_trusted = lambda instance, seat: self._verdicts.require_no_fork(instance.hex(), seat)
+        self._events = EventLog(History(array), webhook, host.runtime.unix_ms, self._verdicts.hear)
         self._repairs = Repairs(config, host, array)
         self._repairs.on_change = news.set
         self._automatic = Automatic(config, self._repairs, self._events)
@@ -68,16 +75,26 @@ class Service:
         self._notifier = notifier
         parts = Parts(config, array, nbd, control, self._repairs, self._erasing, self._events, notifier, lock)
         self.upgrade = Upgrade(parts, stopping, self.handle)
-        first = self.status()
-        self._watcher = Watcher(self._events, first, self._proof_of, news)
-        self._watcher.mounted(first)
-        self._watching = asyncio.ensure_future(self._watcher.run(self._look))
+        self._news = news
         self._http: http.HttpServer | None = None
 
     def follow(self, before: Handover) -> None:
         """Go on with what the program before this one, in the same process, was doing."""
         self.upgrade.upgrades = before.upgrades
         self._repairs.go_on(before.repairs)
+
+    async def recall(self) -> None:
+        """Return when it is known what the events say of disks that are gone; after some seconds, also without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RECALL_S_MAX):
+                await self._events.loaded()
+
+    def watch(self) -> None:
+        """Note that the array is served, and all that changes from now on."""
+        first = self.status()
+        self._watcher = Watcher(self._events, first, self._proof_of, self._news)
+        self._watcher.mounted(first)
+        self._watching = asyncio.ensure_future(self._watcher.run(self._look))
 
     async def show(self, place: str | None) -> None:
         """Serve the page and the metrics at HOST:PORT. The array serves without them too, so a failure is only said."""
@@ -103,6 +120,7 @@ class Service:
             spares=tuple(self._automatic.spares),
             events_last=self._events.last,
             scrubbed_unix_ms=self._automatic.scrubbed_unix_ms(),
+            verdicts=self._verdicts.by_instance,
         )
         seen = observe(self.array, repairs.addresses, runtime.now_ms(), self._nbd.uri, repairs.look(), around)
         return replace(seen, upgrades=self.upgrade.upgrades, upgrade_error=self.upgrade.error)
@@ -118,7 +136,10 @@ class Service:
 
     def _proof_of(self, instance: str) -> Proof | None:
         session = self.array.members.sessions.get(bytes.fromhex(instance))
-        return None if session is None else session.proof
+        if session is not None:
+            return session.proof
+        before = self._verdicts.by_instance.get(instance)
+        return None if before is None else before.proof
 
     # Requests ---------------------------------------------------------------------------------------------
 
@@ -170,7 +191,14 @@ class Service:
                 return self._clear(request.seat)
             case "erase":
                 return await self._erase(request)
+        if request.do == Verb.REJOIN:
+            self._require_no_fork(request.seat)
         return self._repairs.start(request)
+
+    def _require_no_fork(self, seat: int | None) -> None:
+        for disk in self.status().disks:
+            if disk.seat == seat and disk.instance is not None:
+                self._verdicts.require_no_fork(disk.instance, disk.seat)
 
     async def _offline(self, seat: int | None) -> Mapping[str, Any]:
         assert seat is not None
@@ -186,7 +214,16 @@ class Service:
                 self.array.members.errors.pop(instance, None)
         if seat is None:
             self._repairs.forget()
+        else:
+            self._pardon(seat)
         return {"cleared": True}
+
+    def _pardon(self, seat: int) -> None:
+        """Let the disks that are gone from a seat come back, whatever evidence has shown of them; that is an event."""
+        for gone in self.array.members.roster.departed:
+            if gone.seat == seat:
+                self._verdicts.clear(gone.instance.hex())
+        self._watcher.compare(self.status())
 
     async def _erase(self, request: Request) -> Mapping[str, Any]:
         done = await self._erasing.erase(request)

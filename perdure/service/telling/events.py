@@ -103,10 +103,18 @@ class Event:
 class EventLog:
     """The events of one mounted array."""
 
-    def __init__(self, history: History, webhook: Webhook | None, now_unix_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        history: History,
+        webhook: Webhook | None,
+        now_unix_ms: Callable[[], int],
+        hear: Callable[[Event, Sequence[Attached]], None] = lambda _event, _attached: None,
+    ) -> None:
+        """`hear` is given every event that has a number, those of the history first."""
         self._history = history
         self._webhook = webhook
         self._now_unix_ms = now_unix_ms
+        self._hear = hear
         self._recent: deque[Event] = deque(maxlen=RECENT_MAX)
         self._latest: dict[str, Event] = {}
         """By state: the last event of each, also when the others have pushed it out."""
@@ -114,7 +122,7 @@ class EventLog:
         """Events that found no room to wait in since the last that did."""
         self._waiting: deque[tuple[Event, Sequence[Attached]]] = deque()
         self._news = asyncio.Event()
-        self._is_loaded = False
+        self._loaded = asyncio.Event()
         self._last = 0
         self.failure: str | None = None
         """Why events are not kept in the array any more; None while they are."""
@@ -123,7 +131,16 @@ class EventLog:
     @property
     def last(self) -> int:
         """The number of the last event; 0 while the history is still being read."""
-        return self._last if self._is_loaded else 0
+        return self._last if self.is_loaded else 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the history has been read, or cannot be."""
+        return self._loaded.is_set()
+
+    async def loaded(self) -> None:
+        """Return when that is so; where too few disks answer, that may take for ever."""
+        await self._loaded.wait()
 
     def note(
         self,
@@ -151,22 +168,23 @@ class EventLog:
 
     def _number(self) -> None:
         """Give numbers to what waits, once it is known which was the last."""
-        if not self._is_loaded:
+        if not self.is_loaded:
             return
         for at, (event, evidence) in enumerate(self._waiting):
             if not event.number:
                 self._last += 1
                 numbered = replace(event, number=self._last)
                 self._waiting[at] = (numbered, evidence)
-                self._remember(numbered)
+                self._remember(numbered, evidence)
                 if (
                     self._webhook is not None
                 ):  # now: an array that waits for its disks keeps nothing, and alarms must out
                     self._webhook.post(numbered.to_json())
         self._news.set()
 
-    def _remember(self, event: Event) -> None:
+    def _remember(self, event: Event, evidence: Sequence[Attached]) -> None:
         self._recent.append(event)
+        self._hear(event, evidence)
         if event.state is not None:
             self._latest[event.state] = event
 
@@ -177,7 +195,7 @@ class EventLog:
             await self._load()
         except PerdureError as error:
             self._give_up(error)
-        self._is_loaded = True
+        self._loaded.set()
         self._number()
         while True:
             await self._news.wait()
@@ -195,12 +213,12 @@ class EventLog:
         await self._history.load()
         numbers = self._history.numbers
         self._last = numbers[-1] if numbers else 0
-        for number in numbers[-RECENT_MAX:]:
+        for number in numbers:
             body = await self._history.read(number)
             try:
-                self._remember(_decode(body)[0])
+                self._remember(*_decode(body))
             except Misuse as error:
-                self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)))
+                self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)), ())
 
     async def _keep(self, event: Event, evidence: Sequence[Attached]) -> None:
         if self.failure is None:
@@ -222,7 +240,7 @@ class EventLog:
     @property
     def began_unix_ms(self) -> int | None:
         """When the first event of all was; 0 when that is forgotten, None before there is any or while it is read."""
-        if not self._is_loaded or not self._recent:
+        if not self.is_loaded or not self._recent:
             return None
         return self._recent[0].unix_ms if self._recent[0].number == 1 else 0
 

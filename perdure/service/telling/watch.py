@@ -88,10 +88,17 @@ class Watcher:
             self.compare(look())
 
     def mounted(self, status: ArrayStatus) -> None:
-        """Note that the array is served from now on, with the evidence of every disk."""
+        """Note that the array is served from now on, with the evidence of every disk.
+
+        Evidence against a disk that is gone is noted anew, whole: the ring forgets its oldest first, and a host that
+        ends main programs must not use it up.
+        """
         level = Level.INFO if status.state is State.ONLINE else Level.WARNING
         message = f"array {status.array_id} is mounted and served at {status.nbd_uri}: {status.state} {status.summary}"
         self._events.note(Kind.ARRAY, level, message, state=status.state, evidence=self._attached(status.disks))
+        for disk in status.disks:
+            if disk.is_fork:
+                self._note_disk(disk, f": {disk.reason}")
 
     def compare(self, status: ArrayStatus) -> None:
         """Note what has changed since the last time."""
@@ -115,7 +122,11 @@ class Watcher:
         is_flap = before.instance == disk.instance and {before.state, disk.state} == _FLAP
         if is_flap and not self._damper.lets_through(disk.seat):
             return
-        why = f": {disk.reason}" if disk.reason else self._damper.left_out(disk.seat) if is_flap else ""
+        self._note_disk(
+            disk, f": {disk.reason}" if disk.reason else self._damper.left_out(disk.seat) if is_flap else ""
+        )
+
+    def _note_disk(self, disk: DiskStatus, why: str) -> None:
         by_operator = disk.state in (DiskState.OFFLINE, DiskState.REBUILDING)
         level = Level.INFO if disk.state is DiskState.ONLINE or by_operator else Level.WARNING
         self._events.note(

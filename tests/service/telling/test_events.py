@@ -167,7 +167,7 @@ def test_while_the_array_takes_none_events_are_posted_and_those_that_wait_are_bo
             pass
 
     async def first(log, array):
-        await until(lambda: log._is_loaded)
+        await until(lambda: log.is_loaded)
         log._webhook = Posted()
         gate, append = asyncio.Event(), log._history.append
 

@@ -20,7 +20,7 @@ class Noted:
     """An event log that keeps what it is given."""
 
     def __init__(self):
-        self.events, self.evidence, self.began_unix_ms = [], [], None
+        self.events, self.evidence, self.began_unix_ms, self.is_loaded = [], [], None, True
 
     def note(self, kind, level, message, *, seat=None, instance=None, state=None, evidence=()):
         seats = tuple(one.seat for one in evidence)
