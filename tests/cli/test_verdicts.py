@@ -7,6 +7,8 @@ import json
 import pytest
 
 from perdure.service.control import ask
+from tests.cli.operations import prepare, require_healthy, up
+from tests.cli.rig import Rig
 from tests.lying_host.host import SECTOR, LyingHost, data_of
 from tests.lying_host.test_replays import forge_plain_answers, write_much
 from tests.system.proxy import unchanged
@@ -66,3 +68,18 @@ def test_such_a_disk_comes_back_only_after_somebody_has_cleared_the_verdict(host
     host.settle()
     host.remount()
     assert seat_2(host)["state"] == "online"
+
+
+def test_a_spare_leaves_the_seat_alone_of_a_disk_that_was_offline_before_the_restart(tmp_path):
+    with Rig(tmp_path) as rig:
+        prepare(rig, spares=1)
+        up(rig)
+        rig.run("offline", 2)
+        rig.run("down")
+        up(rig, code=1)
+        seen = rig.wait_for(lambda status: status["events_last"] > 0)
+        assert (seen["disks"][2]["state"], len(seen["spares"]), seen["repairs"]) == ("offline", 1, [])
+        assert "was taken offline by an operator" in seen["disks"][2]["reason"]
+        rig.run("online", 2)
+        require_healthy(rig)
+        assert len(rig.status()["spares"]) == 1

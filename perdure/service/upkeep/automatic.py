@@ -1,6 +1,7 @@
 """What is mended without being asked: a spare takes the seat of a disk that is gone, and scrubs come round in time.
 
-A disk that an operator took offline is not replaced: that one will be back. Each spare is tried once by each main
+A disk that an operator took offline is not replaced: that one will be back. Whether one was is known once the events of
+earlier main programs are; until then nothing is begun. Each spare is tried once by each main
 program; why one was no good is among the events.
 """
 
@@ -37,7 +38,7 @@ class Automatic:
 
     def look(self, status: ArrayStatus, now_unix_ms: int) -> None:
         """Begin what is due; to be called a few times a second."""
-        if status.failure is not None:
+        if status.failure is not None or not self._events.is_loaded:
             return
         self._follow_up(status)
         for disk in status.disks:

@@ -216,6 +216,18 @@ def test_a_spare_takes_the_seat_of_a_disk_that_is_gone_and_only_once(noted):
     assert automatic.spares == []
 
 
+def test_nothing_is_begun_before_it_is_known_who_was_taken_offline_and_when_the_last_scrub_was(noted):
+    begun = Begun()
+    automatic = Automatic(Found(("unix:/s0",), Section(scrub_every_s=1)), begun, noted)
+    noted.began_unix_ms, noted.is_loaded = 0, False
+    automatic.look(status(DiskState.ONLINE, DiskState.DEAD), DAY_MS)
+    automatic.look(status(DiskState.ONLINE), DAY_MS)
+    assert (begun.requests, automatic.spares) == ([], ["unix:/s0"])
+    noted.is_loaded = True
+    automatic.look(status(DiskState.ONLINE, DiskState.DEAD), DAY_MS)
+    assert [request.seat for request in begun.requests] == [1]
+
+
 def test_a_spare_waits_until_the_disk_that_was_given_up_is_voted_off(noted):
     begun = Begun()
     begun.held = (1,)
