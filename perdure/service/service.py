@@ -19,11 +19,13 @@ from perdure.service.control import ControlServer, Request
 from perdure.service.handover import Handover
 from perdure.service.metered import Metered
 from perdure.service.observe import Surroundings, observe
+from perdure.service.site import artefacts
 from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus, State, Verb
 from perdure.service.telling import http
 from perdure.service.telling.events import EventLog, Kind, Level
 from perdure.service.telling.notify import Notifier
+from perdure.service.telling.unkept import Unkept
 from perdure.service.telling.verdicts import Verdicts
 from perdure.service.telling.views import Views
 from perdure.service.telling.watch import Watcher
@@ -65,7 +67,8 @@ class Service:
         webhook = None if config.tell.webhook is None else Webhook(config.tell.webhook)
         self._verdicts = Verdicts()
         host.require_trusted = lambda instance, seat: self._verdicts.require_no_fork(instance.hex(), seat)
-        self._events = EventLog(History(array), webhook, host.runtime.unix_ms, self._verdicts.hear)
+        unkept = Unkept(config.directory / artefacts.UNKEPT_FILE, array.array_id.hex())
+        self._events = EventLog(History(array), unkept, webhook, host.runtime.unix_ms, self._verdicts.hear)
         self._repairs = Repairs(config, host, array)
         self._repairs.on_change = news.set
         self._automatic = Automatic(config, self._repairs, self._events)
@@ -150,7 +153,7 @@ class Service:
                 return self.status().to_json()
             case "events":
                 events = [event.to_json() for event in self._events.since(request.since or 0)]
-                return {"events": events, "not_kept": self._events.failure}
+                return {"events": events, "not_kept": self._events.not_kept}
             case "event":
                 return await self._event(request.number or 0)
             case "stop":
@@ -161,11 +164,7 @@ class Service:
 
     async def _event(self, number: int) -> Mapping[str, Any]:
         event, attached = await self._events.find(number)
-        proofs = [
-            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()}
-            for one in attached
-        ]
-        return {**event.to_json(), "evidence": proofs}
+        return {**event.to_json(), "evidence": [one.to_json() for one in attached]}
 
     async def _stop_asked(self) -> Mapping[str, Any]:
         logger.info("told to stop")

@@ -121,6 +121,22 @@ def test_the_evidence_of_an_event_is_judged_by_the_policy(rig):
         path.write_text(policy)
 
 
+def test_what_an_array_that_has_stopped_could_not_keep_is_shown_while_no_main_program_runs(rig):
+    for seat in (0, 2, 3):
+        rig.pause_disk(seat)
+    rig.wait_for(lambda _: any("THE ARRAY HAS STOPPED" in event["message"] for event in events(rig)))
+    for seat in (0, 2, 3):
+        rig.resume_disk(seat)
+    (stopped,) = (event for event in events(rig) if "THE ARRAY HAS STOPPED" in event["message"])
+    rig.kill_main()
+    done = rig.run("events", "--json")
+    assert stopped in done.json["events"]
+    assert "The main program does not run" in done.err
+    assert rig.run("events", "--evidence", stopped["number"], "--json").json["event"] == stopped
+    rig.up()
+    rig.wait_for(lambda _: any(event["message"] == stopped["message"] for event in events(rig)))
+
+
 def test_events_are_followed_as_they_happen(rig):
     command = [
         sys.executable,

@@ -2,7 +2,8 @@
 
 An event is noted at once, in memory, and gets its number; a task of its own then appends it to the history, where it
 is sealed and cannot be rolled back, and posts it to the webhook. Events of an array that has stopped cannot be kept
-there any more; they are in the log and are shown as long as this main program runs. Nothing here decides anything.
+there any more; they wait in a file (`perdure.service.telling.unkept`) for the next main program, which moves them into
+the history. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from perdure.array.history import BODY_BYTES_MAX, History
 from perdure.array.session import Proof
 from perdure.errors import Misuse, PerdureError
 from perdure.service.telling.webhook import Webhook
+
+if TYPE_CHECKING:  # that module writes what is defined here
+    from perdure.service.telling.unkept import Unkept
 
 RECENT_MAX: Final = 1000
 """Events that are kept in memory, without their evidence."""
@@ -62,6 +66,15 @@ class Attached:
     seat: int
     proof: Proof
 
+    def to_json(self) -> dict[str, Any]:
+        """With the bytes in hexadecimal."""
+        return {"seat": self.seat, "question": self.proof.question.hex(), "answer": self.proof.answer.hex()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Attached:
+        """Read one."""
+        return cls(value["seat"], Proof(bytes.fromhex(value["question"]), bytes.fromhex(value["answer"])))
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -100,18 +113,23 @@ class Event:
         return cls(**{**value, **made, "evidence_seats": tuple(value["evidence_seats"])})
 
 
+Entry = tuple[Event, Sequence[Attached]]
+
+
 class EventLog:
     """The events of one mounted array."""
 
     def __init__(
         self,
         history: History,
+        unkept: Unkept,
         webhook: Webhook | None,
         now_unix_ms: Callable[[], int],
         hear: Callable[[Event, Sequence[Attached]], None] = lambda _event, _attached: None,
     ) -> None:
         """`hear` is given every event that has a number, those of the history first."""
         self._history = history
+        self._unkept = unkept
         self._webhook = webhook
         self._now_unix_ms = now_unix_ms
         self._hear = hear
@@ -120,7 +138,9 @@ class EventLog:
         """By state: the last event of each, also when the others have pushed it out."""
         self._lacking = 0
         """Events that found no room to wait in since the last that did."""
-        self._waiting: deque[tuple[Event, Sequence[Attached]]] = deque()
+        self._waiting: deque[Entry] = deque()
+        self._taken_over = 0
+        """How many at the head of those are still in the file of an earlier main program."""
         self._news = asyncio.Event()
         self._loaded = asyncio.Event()
         self._last = 0
@@ -160,7 +180,7 @@ class EventLog:
         seats, message = tuple(attached.seat for attached in evidence), message[:MESSAGE_CHARS_MAX]
         event = Event(0, self._now_unix_ms(), kind, level, message, seat, instance, state, seats)
         logger.log(_LOG_LEVELS[level], "%s", message, extra={"event": event})
-        if len(self._waiting) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
+        if len(self._waiting) - max(0, self._taken_over) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
             self._lacking += 1
             return
         self._waiting.append((event, evidence))
@@ -195,14 +215,14 @@ class EventLog:
             await self._load()
         except PerdureError as error:
             self._give_up(error)
+        await self._take_over()
         self._loaded.set()
         self._number()
         while True:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
-                await self._keep(*self._waiting[0])
-                self._waiting.popleft()
+                await self._keep()
             if self._lacking:
                 count, self._lacking = self._lacking, 0
                 self.note(
@@ -220,12 +240,35 @@ class EventLog:
             except Misuse as error:
                 self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)), ())
 
-    async def _keep(self, event: Event, evidence: Sequence[Attached]) -> None:
+    async def _take_over(self) -> None:
+        """Put what an earlier main program could not keep before all that waits."""
+        left = await asyncio.to_thread(self._unkept.read)
+        if not left:
+            return
+        follow = "event that follows is" if len(left) == 1 else f"{len(left)} events that follow are"
+        message = f"the {follow} of the main program before this one, which could not keep them in the array"
+        head = Event(0, self._now_unix_ms(), Kind.ARRAY, Level.WARNING, message)
+        entries = [(replace(event, number=0), attached) for event, attached in left]
+        self._waiting.extendleft(reversed([(head, ()), *entries]))
+        self._taken_over = len(entries) + 1
+
+    async def _keep(self) -> None:
+        """Append the first that waits; once that cannot be, have all that wait in the file."""
         if self.failure is None:
             try:
-                await self._history.append(_encode(event, evidence))
+                await self._history.append(_encode(*self._waiting[0]))
             except PerdureError as error:
                 self._give_up(error)
+            else:
+                self._waiting.popleft()
+                self._taken_over -= 1
+                if self._taken_over == 0:
+                    await asyncio.to_thread(self._unkept.forget)
+                return
+        waiting = list(self._waiting)  # at once, since it takes the place of what an earlier main program has left
+        await asyncio.to_thread(self._unkept.add, waiting)
+        for _ in waiting:
+            self._waiting.popleft()
 
     def _give_up(self, error: PerdureError) -> None:
         self.failure = str(error)
@@ -248,12 +291,15 @@ class EventLog:
         """The last event by which something became `state`, of those in memory and of those noted since the mount."""
         return self._latest.get(state)
 
-    async def find(self, number: int) -> tuple[Event, list[Attached]]:
-        """One event, with its evidence. Raises Misuse when it is not in the history, and what reading raises."""
-        return await self._kept(number)
+    async def find(self, number: int) -> Entry:
+        """One event, with its evidence. Raises Misuse when it is not there (any more), and what reading raises."""
+        unkept = self._unkept.find(number)
+        return _decode(await self._history.read(number)) if unkept is None else unkept
 
-    async def _kept(self, number: int) -> tuple[Event, list[Attached]]:
-        return _decode(await self._history.read(number))
+    @property
+    def not_kept(self) -> str | None:
+        """Why the newest are not in the array, and in no file either where that is so; None while they are."""
+        return " ".join(filter(None, (self.failure, self.failure and self._unkept.failure))) or None
 
     async def kept(self) -> None:
         """Return when all that was noted is kept, or cannot be."""
@@ -279,9 +325,7 @@ def _encode(event: Event, evidence: Sequence[Attached]) -> bytes:
     """What the history keeps. Evidence that does not fit is left out, which the event then says."""
     for kept in (evidence, ()):
         seats = tuple(attached.seat for attached in kept)
-        proofs = [
-            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()} for one in kept
-        ]
+        proofs = [attached.to_json() for attached in kept]
         value = {**replace(event, evidence_seats=seats).to_json(), "evidence": proofs}
         text = json.dumps(value).encode()
         body = zlib.compress(text, 9)
@@ -294,9 +338,7 @@ def _decode(body: bytes) -> tuple[Event, list[Attached]]:
     try:
         value = json.loads(zlib.decompressobj().decompress(body, JSON_BYTES_MAX))
         proofs = value.pop("evidence")
-        attached = [
-            Attached(one["seat"], Proof(bytes.fromhex(one["question"]), bytes.fromhex(one["answer"]))) for one in proofs
-        ]
+        attached = [Attached.from_json(one) for one in proofs]
         return Event.from_json(value), attached
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
         raise Misuse(

@@ -19,6 +19,7 @@ from perdure.errors import Misuse
 from perdure.service.main import settings_of
 from perdure.service.telling import events
 from perdure.service.telling.events import Attached, EventLog, Kind, Level
+from perdure.service.telling.unkept import Unkept
 from perdure.service.telling.webhook import Webhook
 from tests.service.furnished import SIZE_BYTES, Site, until
 
@@ -30,7 +31,7 @@ def site(tmp_path):
     site.end()
 
 
-def lives(site, *stories):
+def lives(site, *stories, path=None):
     """Each story gets the event log of a main program of its own, one after another, on one array."""
 
     async def main():
@@ -43,7 +44,8 @@ def lives(site, *stories):
                     array_id = array.array_id
                 else:
                     array = await host.mount(array_id)
-                log = EventLog(History(array), None, host.runtime.unix_ms)
+                unkept = Unkept(path, array_id.hex())
+                log = EventLog(History(array), unkept, None, host.runtime.unix_ms)
                 await story(log, array)
                 await log.stop()
                 if array.committer.failure is None:
@@ -111,6 +113,75 @@ def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(s
         assert [event.message for event in log.since(0)] == ["before"]
 
     lives(site, first, second)
+
+
+def test_events_of_an_array_that_has_stopped_are_kept_with_their_evidence_by_the_next_main_program(site, tmp_path):
+    path, proof = tmp_path / "unkept", Proof(b"question", b"answer")
+
+    async def first(log, array):
+        note(log, "before")
+        await log.settle()
+        array.committer.fail(Misuse("it has stopped"))
+        note(log, "fork", level=Level.CRITICAL, seat=2, instance="ab", state="rollback", evidence=[Attached(2, proof)])
+        note(log, "stopped", kind=Kind.ARRAY, level=Level.CRITICAL, state="forked")
+        await log.settle()
+        assert (await log.find(2))[1] == [Attached(2, proof)]
+        assert path.exists()
+
+    async def second(log, array):
+        note(log, "mine")
+        await log.settle()
+        assert [event.message for event in log.since(0)] == [
+            "before",
+            "the 2 events that follow are of the main program before this one, which could not keep them in the array",
+            "fork",
+            "stopped",
+            "mine",
+        ]
+        event, attached = await log.find(3)
+        assert (event.instance, event.state, attached) == ("ab", "rollback", [Attached(2, proof)])
+        assert not path.exists()
+
+    async def third(log, array):
+        await until(lambda: log.last)
+        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5]
+
+    lives(site, first, second, third, path=path)
+
+
+def test_a_main_program_that_ends_while_it_takes_them_over_loses_none(site, tmp_path):
+    path = tmp_path / "unkept"
+
+    async def first(log, array):
+        await until(lambda: log.is_loaded)
+        array.committer.fail(Misuse("it has stopped"))
+        for number in range(3):
+            note(log, str(number), evidence=[Attached(0, Proof(b"", bytes([number])))])
+        await log.settle()
+
+    async def second(log, array):
+        append = log._history.append
+
+        async def fails(body):
+            if len(log._history.numbers) == 2:
+                array.committer.fail(Misuse("it has stopped again"))
+            return await append(body)
+
+        log._history.append = fails
+        note(log, "mine")
+        await log.settle()
+        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5]
+        for number, at in ((3, 1), (4, 2)):
+            assert (await log.find(number))[0].message == str(at)
+
+    async def third(log, array):
+        await until(lambda: log.last == 6)
+        await log.settle()
+        shown = [event.message for event in log.since(0)]
+        assert [message for message in shown if len(message) < 5] == ["0", "1", "2", "mine"]
+        assert not path.exists()
+
+    lives(site, first, second, third, path=path)
 
 
 def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
