@@ -7,8 +7,9 @@ import pytest
 
 from perdure.array.session import Proof
 from perdure.service.status import DiskState, Repair, RepairState, State, Verb
+from perdure.service.telling.damping import FLAPS_MAX, REFILL_S, STANDS_S
 from perdure.service.telling.events import Event, Kind, Level
-from perdure.service.telling.watch import FLAPS_MAX, REFILL_S, SCRUBBED, Watcher
+from perdure.service.telling.watch import SCRUBBED, Watcher
 from perdure.service.upkeep.automatic import Automatic
 from tests.service.test_status import status
 
@@ -61,24 +62,82 @@ def test_a_disk_that_comes_and_goes_does_not_push_everything_else_out(noted):
     watch.compare(status(DiskState.ONLINE, DiskState.CLONE, losses_survived=0))
     assert [event.state for event in noted.events[-2:]] == ["clone", "degraded"]
     watch.compare(first)
+    message = next(event.message for event in reversed(noted.events) if event.kind is Kind.DISK)
+    assert message.endswith("is online (after 188 changes that were too many to note)")
     now[0] += REFILL_S
     watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
     message = next(event.message for event in reversed(noted.events) if event.kind is Kind.DISK)
-    assert message.endswith("is suspect (after 188 changes that were too many to note)")
+    assert message.endswith("is suspect")
+
+
+def flapping(noted, now):
+    """A watcher of an array that was suspended too often for one more to be told at once; and its two statuses."""
+    first = status(DiskState.ONLINE)
+    waits = dataclasses.replace(first, state=State.SUSPENDED)
+    watch = Watcher(noted, first, lambda instance: None, asyncio.Event(), lambda: now[0])
+    for _ in range(100):
+        watch.compare(waits)
+        watch.compare(first)
+    return watch, first, waits
 
 
 def test_an_array_that_is_suspended_again_and_again_is_noted_so_often_and_no_more(noted):
-    first = status(DiskState.ONLINE)
-    watch = Watcher(noted, first, lambda instance: None, asyncio.Event(), lambda: 0.0)
-    for _ in range(100):
-        watch.compare(dataclasses.replace(first, state=State.SUSPENDED))
-        watch.compare(first)
-    assert len(noted.events) == FLAPS_MAX
+    flapping(noted, [0.0])
+    assert [event.state for event in noted.events] == ["suspended", "online"] * FLAPS_MAX
     assert noted.lines[0] == (
         Kind.ARRAY,
         Level.CRITICAL,
         "THE ARRAY IS SUSPENDED: fewer than 3 disks answer; everything waits for them",
     )
+
+
+def test_an_array_that_stays_suspended_is_told_though_it_was_too_often_before(noted):
+    now = [0.0]
+    watch, _, waits = flapping(noted, now)
+    count = len(noted.events)
+    watch.compare(waits)
+    now[0] += STANDS_S - 1
+    watch.compare(waits)
+    assert len(noted.events) == count
+    now[0] += 1
+    watch.compare(waits)
+    watch.compare(waits)
+    assert [(event.level, event.state) for event in noted.events[count:]] == [(Level.CRITICAL, "suspended")]
+
+
+def test_an_array_is_told_to_be_suspended_once_a_minute_at_least_and_to_be_well_once_it_stays_so(noted):
+    now = [0.0]
+    watch, first, waits = flapping(noted, now)
+    count = len(noted.events)
+    for _ in range(3):
+        now[0] += 59
+        watch.compare(waits)
+        watch.compare(first)
+        now[0] += 1
+        watch.compare(first)
+        watch.compare(waits)
+        watch.compare(first)
+    assert [event.state for event in noted.events[count:]] == ["suspended"] * 3
+    now[0] += STANDS_S
+    watch.compare(first)
+    assert "the array is online again" in noted.events[-1].message
+
+
+def test_a_disk_that_stays_silent_is_told_though_it_was_too_often_before(noted):
+    now = [0.0]
+    first, silent = status(DiskState.ONLINE), status(DiskState.SUSPECT)
+    watch = Watcher(noted, first, lambda instance: PROOF, asyncio.Event(), lambda: now[0])
+    for _ in range(100):
+        watch.compare(silent)
+        watch.compare(first)
+    del noted.events[:]
+    watch.compare(silent)
+    now[0] += STANDS_S
+    watch.compare(silent)
+    watch.compare(silent)
+    disk, array = noted.events
+    assert disk.message.endswith("is suspect (after 189 changes that were too many to note)")
+    assert (array.kind, array.state) == (Kind.ARRAY, "degraded")
 
 
 @pytest.mark.parametrize(
