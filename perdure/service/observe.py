@@ -53,9 +53,8 @@ def observe(
 ) -> ArrayStatus:
     """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
     disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs, around))
-    alive_count = sum(disk.state in IN_USE for disk in disks)
     failure, shape = array.committer.failure, array.geometry
-    survives = max(0, alive_count - shape.k) if failure is None else 0
+    spare = _spare(disks, shape.k) if failure is None else 0
     state = _state(failure, disks, is_suspended=array.is_suspended)
     version = array.members.roster.version
     return ArrayStatus(
@@ -65,7 +64,7 @@ def observe(
         n=shape.n,
         size_bytes=shape.size_bytes,
         disks=disks,
-        losses_survived=survives,
+        losses_survived=max(0, spare),
         summary=_summary(disks),
         roster_version=f"{version.epoch.hex()}.{version.counter}",
         dirty_sectors=array.cache.dirty_sectors,
@@ -73,7 +72,7 @@ def observe(
         journal_last=array.committer.last,
         strays=_strays(array, disks),
         nbd_uri=nbd_uri,
-        action=_action(state, survives, disks),
+        action=_action(state, spare, disks),
         failure=None if failure is None else error_to_json(failure),
         exit_code=_exit_code(state, failure, disks),
         repairs=tuple(repairs),
@@ -122,8 +121,14 @@ def _exit_code(state: State, failure: PerdureError | None, disks: Sequence[DiskS
 
 
 def _summary(disks: Sequence[DiskStatus]) -> str:
-    """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one."""
-    return "[" + "".join("U" if disk.state in IN_USE else "_" for disk in disks) + "]"
+    """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one; and ? for one that is silent."""
+    marks = {DiskState.ONLINE: "U", DiskState.SUSPECT: "?"}
+    return "[" + "".join(marks.get(disk.state, "_") for disk in disks) + "]"
+
+
+def _spare(disks: Sequence[DiskStatus], needed: int) -> int:
+    """How many more disks may be lost, if those that are silent are; negative where all waits for them."""
+    return sum(disk.state is DiskState.ONLINE for disk in disks) - needed
 
 
 # Seats ----------------------------------------------------------------------------------------------------
@@ -232,23 +237,23 @@ def _state_of(verdict: PerdureError) -> DiskState:
 # Advice ---------------------------------------------------------------------------------------------------
 
 
-def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
+def _action(state: State, spare: int, disks: Sequence[DiskStatus]) -> str:
+    """In sentences; `spare` may be negative, as `_spare` says."""
+    gone, is_any_silent = _gone(disks), any(disk.state is DiskState.SUSPECT for disk in disks)
     match state:
         case State.ONLINE:
             return "None is needed."
         case State.DEGRADED if any(disk.is_fork for disk in disks):
             return (
                 "Evidence shows that a host rolled a disk back or put another in its place. Everything flushed is safe "
-                f"on the others, and {survives} more may be lost. Do not trust that host; keep the evidence, which "
-                f"`perdure events` names, and the main program's log. {_mending(disks)}"
+                f"on the others, and {max(0, spare)} more may be lost. Do not trust that host; keep the evidence, "
+                f"which `perdure events` names, and the main program's log. {_mending(disks)}"
             ).rstrip()
-        case State.DEGRADED if survives and all(disk.state in IN_USE for disk in disks):
-            return f"Everything flushed is safe: {_silent(survives, disks)}"
-        case State.DEGRADED if survives:
-            gone = sum(disk.state not in IN_USE for disk in disks)
-            are = "is" if gone == 1 else "are"
-            what = f"{gone} of {len(disks)} disks {are} gone, and {survives} more may be lost"
-            return f"Everything flushed is safe: {what}. {_mending(disks)}"
+        case State.DEGRADED if is_any_silent:
+            more = f"{gone}, " if gone else ""
+            return f"Everything flushed is safe: {more}{_silent(spare, disks)} {_mending(disks)}".rstrip()
+        case State.DEGRADED if spare > 0:
+            return f"Everything flushed is safe: {gone}, and {spare} more may be lost. {_mending(disks)}"
         case State.DEGRADED:
             first = f"{_mending(disks)} ".lstrip()
             return (
@@ -278,11 +283,16 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
             )
 
 
-def _silent(survives: int, disks: Sequence[DiskStatus]) -> str:
+def _gone(disks: Sequence[DiskStatus]) -> str:
+    count = sum(disk.state not in IN_USE for disk in disks)
+    return f"{count} of {len(disks)} disks {'is' if count == 1 else 'are'} gone" if count else ""
+
+
+def _silent(spare: int, disks: Sequence[DiskStatus]) -> str:
     """About disks of which nobody knows yet whether they are gone: they are not counted on."""
     count = sum(disk.state is DiskState.SUSPECT for disk in disks)
     what, them, their = ("a disk is", "it", "its host") if count == 1 else (f"{count} disks are", "them", "their hosts")
-    rest = "the array stops" if count > survives else f"{survives - count} more may be lost"
+    rest = "the array stops" if spare < 0 else f"{spare} more may be lost"
     return (
         f"{what} silent, and writes wait for {them}. Without {them} {rest}. Look at {their} and the network, and keep "
         "the others running."

@@ -140,7 +140,8 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class ArrayStatus:
-    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries.
+    """The whole status. `losses_survived` is how many more disks may be lost now, counting silent ones as lost;
+    `journal_last` counts entries.
 
     `repairs`: what runs, and the last that ended, of each seat and of scrubs.
     """

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from perdure.array.session import Proof
@@ -26,6 +27,16 @@ _GOING_ON = {State.ONLINE, State.DEGRADED, State.SUSPENDED}
 _FLAP = {DiskState.ONLINE, DiskState.SUSPECT}
 _ARRAY = "array"
 _LOUD = (State.FORKED, State.FENCED, State.SUSPENDED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is worth an event when it changes."""
+
+    state: State
+    losses_survived: int | None = None
+    gone_count: int | None = None
+    """Seats whose disk is not only silent: who can make it change by silence alone cannot change this."""
 
 
 class Watcher:
@@ -80,14 +91,14 @@ class Watcher:
         if self._is_standing_news(_standing(status)):
             self._note_standing(status)
 
-    def _is_standing_news(self, now: tuple[State, int | None]) -> bool:
+    def _is_standing_news(self, now: _Standing) -> bool:
         """Whether the array itself has changed so that it is to be told."""
         before, self._standing = self._standing, now
         if now == before:
             return self._damper.is_due(_ARRAY)
-        pair = {before[0], now[0]}
-        if pair <= _GOING_ON and (before[1] == now[1] or State.SUSPENDED in pair):
-            return self._damper.lets_through(_ARRAY, now, is_urgent=now[0] is State.SUSPENDED)
+        pair = {before.state, now.state}
+        if pair <= _GOING_ON and (before.gone_count == now.gone_count or State.SUSPENDED in pair):
+            return self._damper.lets_through(_ARRAY, now, is_urgent=now.state is State.SUSPENDED)
         self._damper.tell(_ARRAY, now)
         return True
 
@@ -156,6 +167,9 @@ class Watcher:
         self._events.note(Kind.ARRAY, Level.CRITICAL if is_loud else quiet, message, state=status.state)
 
 
-def _standing(status: ArrayStatus) -> tuple[State, int | None]:
-    """What is worth an event when it changes; while all waits for disks, it does not matter how many are left."""
-    return status.state, None if status.state is State.SUSPENDED else status.losses_survived
+def _standing(status: ArrayStatus) -> _Standing:
+    """While all waits for disks, it does not matter how many are left."""
+    if status.state is State.SUSPENDED:
+        return _Standing(status.state)
+    gone_count = sum(disk.state not in _FLAP for disk in status.disks)
+    return _Standing(status.state, status.losses_survived, gone_count)

@@ -156,11 +156,16 @@ def test_each_change_of_a_disk_is_noted_once_and_evidence_of_a_fork_is_loud(note
     watch = watcher(noted, status(DiskState.ONLINE, DiskState.ONLINE))
     for _ in range(2):
         watch.compare(status(DiskState.ONLINE, state, state=State.ONLINE))
-    (event,) = noted.events
-    assert (event.kind, event.level, event.seat, event.state) == (Kind.DISK, level, 1, state)
+    (event,) = about_disks(noted)
+    assert (event.level, event.seat, event.state) == (level, 1, state)
     assert event.evidence_seats == ((1,) if has_evidence else ())
     watch.compare(status(DiskState.ONLINE, DiskState.ONLINE))
-    assert (noted.events[1].level, noted.events[1].evidence_seats) == (Level.INFO, (1,))
+    back = about_disks(noted)[1]
+    assert (back.level, back.evidence_seats) == (Level.INFO, (1,))
+
+
+def about_disks(noted):
+    return [event for event in noted.events if event.kind is Kind.DISK]
 
 
 def test_another_disk_in_a_seat_is_a_change_though_the_state_is_the_same(noted):
@@ -192,6 +197,24 @@ def test_an_array_that_is_degraded_and_well_again_says_how_many_losses_are_survi
         (Level.WARNING, "0 more losses are survived"),
         (Level.INFO, "2 more losses are survived"),
     ]
+
+
+def test_a_silent_disk_that_is_lost_changes_the_array_though_as_many_losses_are_survived(noted):
+    watch = watcher(noted, status(DiskState.ONLINE, DiskState.ONLINE, losses_survived=2))
+    for state in (DiskState.SUSPECT, DiskState.DEAD, DiskState.DEAD):
+        watch.compare(status(DiskState.ONLINE, state, losses_survived=1))
+    assert [event.message for event in noted.events if event.kind is Kind.ARRAY] == [
+        "the array is degraded [UUUUU]: 1 more loss is survived"
+    ] * 2
+
+
+def test_silence_that_comes_and_goes_is_damped_though_it_changes_how_many_losses_are_survived(noted):
+    first = status(DiskState.ONLINE, DiskState.ONLINE, losses_survived=2)
+    watch = Watcher(noted, first, lambda instance: PROOF, asyncio.Event(), lambda: 0.0)
+    for _ in range(100):
+        watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
+        watch.compare(first)
+    assert len(noted.events) == 2 * FLAPS_MAX
 
 
 def repair(state, verb=Verb.REPLACE, seat=1, **given):
