@@ -23,7 +23,7 @@ from perdure.service.site import artefacts
 from perdure.service.site.config import Config
 from perdure.service.status import ArrayStatus, State, Verb
 from perdure.service.telling import http
-from perdure.service.telling.events import EventLog, Kind, Level
+from perdure.service.telling.events import ENDED, EventLog, Kind, Level
 from perdure.service.telling.notify import Notifier
 from perdure.service.telling.unkept import Unkept
 from perdure.service.telling.verdicts import Verdicts
@@ -68,7 +68,9 @@ class Service:
         self._verdicts = Verdicts()
         host.require_trusted = lambda instance, seat: self._verdicts.require_no_fork(instance.hex(), seat)
         unkept = Unkept(config.directory / artefacts.UNKEPT_FILE, array.array_id.hex())
-        self._events = EventLog(History(array), unkept, webhook, host.runtime.unix_ms, self._verdicts.hear)
+        self._events = EventLog(
+            History(array), array.opened.epoch, unkept, webhook, host.runtime.unix_ms, self._verdicts.hear
+        )
         self._repairs = Repairs(config, host, array)
         self._repairs.on_change = news.set
         self._automatic = Automatic(config, self._repairs, self._events)
@@ -84,6 +86,7 @@ class Service:
     def follow(self, before: Handover) -> None:
         """Go on with what the program before this one, in the same process, was doing."""
         self.upgrade.upgrades = before.upgrades
+        self._events.goes_on = True
         self._repairs.go_on(before.repairs)
 
     async def recall(self) -> None:
@@ -253,7 +256,7 @@ class Service:
         self._watcher.compare(self.status())
         self._watching.cancel()
         await asyncio.gather(self._watching, return_exceptions=True)
-        self._events.note(Kind.ARRAY, Level.INFO, "the main program stops", state="exported")
+        self._events.note(Kind.ARRAY, Level.INFO, "the main program stops", state=ENDED)
         await self._events.settle()
         await self._events.stop()
         if self.array.committer.failure is None:

@@ -36,6 +36,9 @@ REPLY_MAX: Final = 200
 JSON_BYTES_MAX: Final = 1 << 20
 """Of one event, as it comes out of the history."""
 
+ENDED: Final = "exported"
+"""The state of the event that a main program which stops tells last."""
+
 logger = logging.getLogger("perdure")
 
 
@@ -78,7 +81,11 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `number` counts from 1 for each array; `unix_ms` is the main program's clock."""
+    """One event. `number` counts from 1 for each array; `unix_ms` is the main program's clock.
+
+    What a mount could not keep, it has told all the same, and the next mount gives its numbers again. So a number tells
+    events apart within an epoch, and across epochs only those that are in the array.
+    """
 
     number: int
     unix_ms: int
@@ -91,6 +98,8 @@ class Event:
     """What the array or the disk has become."""
     evidence_seats: tuple[int, ...] = ()
     """Whose evidence is attached; `perdure events --evidence NUMBER` gives it."""
+    epoch: str = ""
+    """Of the mount that told it, hexadecimal: a later mount's is greater. Empty of one by a release that had none."""
 
     def to_json(self) -> dict[str, Any]:
         """As `events --json` prints it and the webhook gets it."""
@@ -104,6 +113,7 @@ class Event:
             "instance": self.instance,
             "state": self.state,
             "evidence_seats": list(self.evidence_seats),
+            "epoch": self.epoch,
         }
 
     @classmethod
@@ -122,13 +132,17 @@ class EventLog:
     def __init__(
         self,
         history: History,
+        epoch: bytes,
         unkept: Unkept,
         webhook: Webhook | None,
         now_unix_ms: Callable[[], int],
         hear: Callable[[Event, Sequence[Attached]], None] = lambda _event, _attached: None,
     ) -> None:
-        """`hear` is given every event that has a number, those of the history first."""
+        """`epoch` is the mount's; `hear` is given every event that has a number, those of the history first."""
+        self.goes_on = False
+        """Whether the main program before this one has kept all and told this one to take its place."""
         self._history = history
+        self._epoch = epoch.hex()
         self._unkept = unkept
         self._webhook = webhook
         self._now_unix_ms = now_unix_ms
@@ -193,7 +207,7 @@ class EventLog:
         for at, (event, evidence) in enumerate(self._waiting):
             if not event.number:
                 self._last += 1
-                numbered = replace(event, number=self._last)
+                numbered = replace(event, number=self._last, epoch=self._epoch)
                 self._waiting[at] = (numbered, evidence)
                 self._remember(numbered, evidence)
                 if (
@@ -215,7 +229,7 @@ class EventLog:
             await self._load()
         except PerdureError as error:
             self._give_up(error)
-        await self._take_over()
+        await self._follow_up()
         self._loaded.set()
         self._number()
         while True:
@@ -240,17 +254,22 @@ class EventLog:
             except Misuse as error:
                 self._remember(Event(number, 0, Kind.ARRAY, Level.WARNING, str(error)), ())
 
-    async def _take_over(self) -> None:
-        """Put what an earlier main program could not keep before all that waits."""
+    async def _follow_up(self) -> None:
+        """Put before all that waits how the main program before this one ended, and what it could not keep."""
         left = await asyncio.to_thread(self._unkept.read)
-        if not left:
-            return
-        follow = "event that follows is" if len(left) == 1 else f"{len(left)} events that follow are"
-        message = f"the {follow} of the main program before this one, which could not keep them in the array"
-        head = Event(0, self._now_unix_ms(), Kind.ARRAY, Level.WARNING, message)
-        entries = [(replace(event, number=0), attached) for event, attached in left]
-        self._waiting.extendleft(reversed([(head, ()), *entries]))
-        self._taken_over = len(entries) + 1
+        known = [*self._recent, *(event for event, _ in left)]
+        first: list[Entry] = []
+        if known and known[-1].state != ENDED and not self.goes_on:
+            first.append(self._about_the_last(f"{_CUT_SHORT[0]} {self._last} {_CUT_SHORT[1]}"))
+        if left:
+            follow = "event that follows is" if len(left) == 1 else f"{len(left)} events that follow are"
+            first.append(self._about_the_last(f"the {follow} {_TAKEN_OVER}"))
+            first += [(replace(event, number=0), attached) for event, attached in left]
+            self._taken_over = len(first)
+        self._waiting.extendleft(reversed(first))
+
+    def _about_the_last(self, message: str) -> Entry:
+        return Event(0, self._now_unix_ms(), Kind.ARRAY, Level.WARNING, message), ()
 
     async def _keep(self) -> None:
         """Append the first that waits; once that cannot be, have all that wait in the file."""
@@ -318,6 +337,13 @@ class EventLog:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
+_CUT_SHORT: Final = (
+    "the main program before this one ended without a word: what it told after event",
+    "may not be here, and the numbers after that are given again",
+)
+_TAKEN_OVER: Final = (
+    "of the main program before this one, which could not keep them in the array; they have new numbers"
+)
 _LOG_LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.CRITICAL: logging.CRITICAL}
 
 

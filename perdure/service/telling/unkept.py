@@ -19,7 +19,7 @@ from typing import Any, Final
 from perdure.errors import Misuse
 from perdure.service.site import artefacts
 from perdure.service.status import FORKS, State
-from perdure.service.telling.events import Attached, Entry, Event, Kind
+from perdure.service.telling.events import ENDED, Attached, Entry, Event, Kind
 
 ASIDE: Final = f"{artefacts.UNKEPT_FILE}.aside"
 """Where a file that is not about this array, or cannot be read, is put, so that it is not written over."""
@@ -108,7 +108,7 @@ def as_hearsay(event: Event) -> Event:
     """
     if event.kind is Kind.DISK and event.state in FORKS:
         return event
-    return replace(event, instance=None, state=event.state if event.state in tuple(State) else None)
+    return replace(event, instance=None, state=event.state if event.state in (*State, ENDED) else None)
 
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:

@@ -31,8 +31,11 @@ def site(tmp_path):
     site.end()
 
 
-def lives(site, *stories, path=None):
-    """Each story gets the event log of a main program of its own, one after another, on one array."""
+def lives(site, *stories, path=None, goes_on=True):
+    """Each story gets the event log of a main program of its own, one after another, on one array.
+
+    With `goes_on` each takes the place of the one before, as after an upgrade.
+    """
 
     async def main():
         array_id = None
@@ -45,7 +48,8 @@ def lives(site, *stories, path=None):
                 else:
                     array = await host.mount(array_id)
                 unkept = Unkept(path, array_id.hex())
-                log = EventLog(History(array), unkept, None, host.runtime.unix_ms)
+                log = EventLog(History(array), array.opened.epoch, unkept, None, host.runtime.unix_ms)
+                log.goes_on = goes_on
                 await story(log, array)
                 await log.stop()
                 if array.committer.failure is None:
@@ -83,6 +87,48 @@ def test_events_outlive_the_main_program_with_their_evidence(site):
             await log.find(4)
 
     lives(site, first, second)
+
+
+def test_numbers_are_told_apart_by_the_epoch_of_their_mount_and_a_mount_that_just_ended_is_said(site):
+    told = []
+
+    async def first(log, array):
+        note(log, "kept")
+        await log.settle()
+        log._history.append = lambda body: asyncio.Event().wait()
+        note(log, "told and not kept")
+        told.extend(log.since(0))
+
+    async def second(log, array):
+        note(log, "next")
+        await log.settle()
+        told.extend(log.since(0))
+        assert [event.message for event in log.since(0)] == [
+            "kept",
+            "the main program before this one ended without a word: what it told after event 1 may not be here, and "
+            "the numbers after that are given again",
+            "next",
+        ]
+        note(log, "stops", kind=Kind.ARRAY, state=events.ENDED)
+        await log.settle()
+
+    async def third(log, array):
+        note(log, "last")
+        await log.settle()
+        assert [event.message for event in log.since(3)] == ["stops", "last"]
+        told.extend(log.since(0))
+
+    async def fourth(log, array):
+        log.goes_on = True
+        note(log, "upgraded")
+        await log.settle()
+        assert [event.message for event in log.since(5)] == ["upgraded"]
+
+    lives(site, first, second, third, fourth, goes_on=False)
+    known = {(event.epoch, event.number): event.message for event in told}
+    assert len(known) == len(set(known.values())) == 6
+    epochs = {event.message: event.epoch for event in told}
+    assert epochs["told and not kept"] == epochs["kept"] < epochs["next"] == epochs["stops"] < epochs["last"]
 
 
 def test_evidence_that_does_not_fit_is_left_out_and_the_event_says_so(site):
@@ -133,20 +179,23 @@ def test_events_of_an_array_that_has_stopped_are_kept_with_their_evidence_by_the
         await log.settle()
         assert [event.message for event in log.since(0)] == [
             "before",
-            "the 2 events that follow are of the main program before this one, which could not keep them in the array",
+            "the main program before this one ended without a word: what it told after event 1 may not be here, and "
+            "the numbers after that are given again",
+            "the 2 events that follow are of the main program before this one, which could not keep them in the array; "
+            "they have new numbers",
             "fork",
             "stopped",
             "mine",
         ]
-        event, attached = await log.find(3)
+        event, attached = await log.find(4)
         assert (event.instance, event.state, attached) == ("ab", "rollback", [Attached(2, proof)])
         assert not path.exists()
 
     async def third(log, array):
         await until(lambda: log.last)
-        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5]
+        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5, 6, 7]
 
-    lives(site, first, second, third, path=path)
+    lives(site, first, second, third, path=path, goes_on=False)
 
 
 def test_a_main_program_that_ends_while_it_takes_them_over_loses_none(site, tmp_path):
