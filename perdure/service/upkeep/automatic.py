@@ -7,15 +7,19 @@ program; why one was no good is among the events.
 
 from __future__ import annotations
 
+from typing import Final
+
 from perdure.errors import PerdureError
 from perdure.service.control import Request
 from perdure.service.observe import IN_USE
 from perdure.service.site.config import Config
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State, Verb
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
 from perdure.service.telling.events import EventLog, Kind, Level
 from perdure.service.telling.watch import SCRUBBED
 from perdure.service.upkeep.repair import Repairs
 
+RETRY_MS: Final = 3_600_000
+"""A scrub that did not come to its end is none, and another is tried after so long: any host can make one fail."""
 _LEFT_ALONE = (*IN_USE, DiskState.REBUILDING, DiskState.OFFLINE)
 
 
@@ -77,7 +81,15 @@ class Automatic:
             return False
         if any(not repair.state.is_over for repair in status.repairs):
             return False
-        ended = [repair.started_unix_ms + repair.duration_ms for repair in status.repairs if repair.verb is Verb.SCRUB]
+        scrubs = [repair for repair in status.repairs if repair.verb is Verb.SCRUB]
+        ended = [_ended_unix_ms(repair) for repair in scrubs if repair.state is RepairState.DONE]
+        tried = [_ended_unix_ms(repair) for repair in scrubs if repair.state is not RepairState.DONE]
+        if any(now_unix_ms - at < RETRY_MS for at in tried):
+            return False
         began = self._events.began_unix_ms  # where nothing is known of a scrub, since then there was none
         known = self.scrubbed_unix_ms() or (now_unix_ms if began is None else began)
         return now_unix_ms - max([known, *ended]) >= every_s * 1000
+
+
+def _ended_unix_ms(repair: Repair) -> int:
+    return repair.started_unix_ms + repair.duration_ms

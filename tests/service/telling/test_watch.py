@@ -10,7 +10,7 @@ from perdure.service.status import DiskState, Repair, RepairState, State, Verb
 from perdure.service.telling.damping import FLAPS_MAX, REFILL_S, STANDS_S
 from perdure.service.telling.events import Event, Kind, Level
 from perdure.service.telling.watch import SCRUBBED, Watcher
-from perdure.service.upkeep.automatic import Automatic
+from perdure.service.upkeep.automatic import RETRY_MS, Automatic
 from tests.service.test_status import status
 
 PROOF = Proof(b"question", b"answer")
@@ -359,6 +359,19 @@ def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     assert len(begun.requests) == 1
     automatic.look(dataclasses.replace(well, repairs=(done,)), due + 10 + DAY_MS)
     assert len(begun.requests) == 2
+
+
+@pytest.mark.parametrize("state", [RepairState.FAILED, RepairState.STOPPED])
+def test_a_scrub_that_did_not_come_to_its_end_is_none_and_is_tried_again_in_an_hour(noted, state):
+    begun = Begun()
+    automatic = Automatic(Found((), Section(scrub_every_s=30 * 86_400)), begun, noted)
+    noted.began_unix_ms, due = 0, 30 * DAY_MS
+    ended = repair(state, Verb.SCRUB, None, started_unix_ms=due, duration_ms=10)
+    tried = dataclasses.replace(status(DiskState.ONLINE), repairs=(ended,))
+    automatic.look(tried, due + 10 + RETRY_MS - 1)
+    assert begun.requests == []
+    automatic.look(tried, due + 10 + RETRY_MS)
+    assert [request.do for request in begun.requests] == ["scrub"]
 
 
 def test_a_scrub_is_due_where_events_have_pushed_the_last_one_out(noted):
