@@ -60,7 +60,7 @@ def register(cli: click.Group) -> None:
     @verb(cli, "history", "perdure history")
     @config_options
     def history(config_file: Path | None, directory: Path, as_json: bool) -> int:
-        """Show what the main program was asked for, and when it began and ended: the commands among the events."""
+        """Show what the main program was asked for and refused, and when it began and ended."""
         found = find_config(config_file, directory)
         return _show(found, 0, follow=False, as_json=as_json, kinds=(Kind.COMMAND, Kind.ERASE, Kind.ARRAY))
 

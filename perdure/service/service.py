@@ -185,7 +185,18 @@ class Service:
         if request.do == "verify":
             return await verify(self.array, self._host.runtime)
         where = "" if request.seat is None else f" of seat {request.seat}"
-        self._events.note(Kind.COMMAND, Level.INFO, f"asked for: {request.do}{where}", seat=request.seat)
+        self._note_command(f"asked for: {request.do}{where}", request)  # now: it may end this program, or take long
+        try:
+            return await self._do(request)
+        except PerdureError as error:
+            what = "erase gave no receipt" if request.do == "erase" else f"refused: {request.do}{where}"
+            self._note_command(f"{what}: {error}", request)
+            raise
+
+    def _note_command(self, message: str, request: Request) -> None:
+        self._events.note(Kind.COMMAND, Level.INFO, message, seat=request.seat)
+
+    async def _do(self, request: Request) -> Mapping[str, Any]:
         match request.do:
             case "offline":
                 return await self._offline(request.seat)
@@ -211,6 +222,9 @@ class Service:
         return {"seat": seat, "offline": True}
 
     def _clear(self, seat: int | None) -> Mapping[str, Any]:
+        count = self.array.geometry.n
+        if seat is not None and not 0 <= seat < count:
+            raise Misuse(f"There is no seat {seat}: the array has seats 0 to {count - 1}; nothing was changed.")
         for at, instance in enumerate(self.array.members.roster.seats):
             if instance is not None and seat in (None, at):
                 self.array.members.errors.pop(instance, None)
