@@ -91,6 +91,8 @@ class Host:
 
     def __init__(self, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
         """`on_change` is called when a disk's health has changed."""
+        self.require_trusted: Callable[[bytes, int], None] = lambda _instance, _seat: None
+        """Raises Misuse for an instance that is not to be taken back into its seat, whatever it holds."""
         self.settings = settings
         self.runtime = AsyncioRuntime()
         self.verifier = PolicyVerifier(settings.policy, settings.collateral)
@@ -197,6 +199,7 @@ class Host:
                 f"The disk at {address} is fresh and holds nothing; nothing was changed. `perdure replace {seat}` "
                 f"rebuilds seat {seat} on it."
             )
+        self.require_trusted(greeting.instance, seat)
         known = roster.members | {gone.instance for gone in roster.departed}
         if greeting.instance not in known:  # of a member and of another seat's disk the engine says so
             raise Misuse(

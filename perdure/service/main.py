@@ -221,6 +221,8 @@ class _Main:
         )
         if inherited is not None:
             service.follow(inherited)
+        await _unless(self._stopping, service.recall())  # before anybody asks or is told how the array stands
+        service.watch()
         await control.listen(service.handle)
         logger.info("serving %s", nbd.uri)
         await service.show(self._config.serve.http)

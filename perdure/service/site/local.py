@@ -235,6 +235,7 @@ def remove_artefacts(directory: Path) -> list[str]:
         POLICY_FILE,
         artefacts.MAIN_PROCESS_FILE,
         artefacts.MAIN_LOG_FILE,
+        artefacts.UNKEPT_FILE,
         artefacts.MAIN_LOCK_FILE,
         "nbd.sock",
         "control.sock",

@@ -19,6 +19,7 @@ from perdure.errors import Misuse
 from perdure.service.main import settings_of
 from perdure.service.telling import events
 from perdure.service.telling.events import Attached, EventLog, Kind, Level
+from perdure.service.telling.unkept import Unkept
 from perdure.service.telling.webhook import Webhook
 from tests.service.furnished import SIZE_BYTES, Site, until
 
@@ -30,8 +31,11 @@ def site(tmp_path):
     site.end()
 
 
-def lives(site, *stories):
-    """Each story gets the event log of a main program of its own, one after another, on one array."""
+def lives(site, *stories, path=None, goes_on=True):
+    """Each story gets the event log of a main program of its own, one after another, on one array.
+
+    With `goes_on` each takes the place of the one before, as after an upgrade.
+    """
 
     async def main():
         array_id = None
@@ -43,7 +47,9 @@ def lives(site, *stories):
                     array_id = array.array_id
                 else:
                     array = await host.mount(array_id)
-                log = EventLog(History(array), None, host.runtime.unix_ms)
+                unkept = Unkept(path, array_id.hex())
+                log = EventLog(History(array), array.opened.epoch, unkept, None, host.runtime.unix_ms)
+                log.goes_on = goes_on
                 await story(log, array)
                 await log.stop()
                 if array.committer.failure is None:
@@ -83,6 +89,48 @@ def test_events_outlive_the_main_program_with_their_evidence(site):
     lives(site, first, second)
 
 
+def test_numbers_are_told_apart_by_the_epoch_of_their_mount_and_a_mount_that_just_ended_is_said(site):
+    told = []
+
+    async def first(log, array):
+        note(log, "kept")
+        await log.settle()
+        log._history.append = lambda body: asyncio.Event().wait()
+        note(log, "told and not kept")
+        told.extend(log.since(0))
+
+    async def second(log, array):
+        note(log, "next")
+        await log.settle()
+        told.extend(log.since(0))
+        assert [event.message for event in log.since(0)] == [
+            "kept",
+            "the main program before this one ended without a word: what it told after event 1 may not be here, and "
+            "the numbers after that are given again",
+            "next",
+        ]
+        note(log, "stops", kind=Kind.ARRAY, state=events.ENDED)
+        await log.settle()
+
+    async def third(log, array):
+        note(log, "last")
+        await log.settle()
+        assert [event.message for event in log.since(3)] == ["stops", "last"]
+        told.extend(log.since(0))
+
+    async def fourth(log, array):
+        log.goes_on = True
+        note(log, "upgraded")
+        await log.settle()
+        assert [event.message for event in log.since(5)] == ["upgraded"]
+
+    lives(site, first, second, third, fourth, goes_on=False)
+    known = {(event.epoch, event.number): event.message for event in told}
+    assert len(known) == len(set(known.values())) == 6
+    epochs = {event.message: event.epoch for event in told}
+    assert epochs["told and not kept"] == epochs["kept"] < epochs["next"] == epochs["stops"] < epochs["last"]
+
+
 def test_evidence_that_does_not_fit_is_left_out_and_the_event_says_so(site):
     many = [Attached(seat, Proof(b"", bytes(range(256)) * 60 + bytes([seat]) + os.urandom(9000))) for seat in range(5)]
 
@@ -111,6 +159,78 @@ def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(s
         assert [event.message for event in log.since(0)] == ["before"]
 
     lives(site, first, second)
+
+
+def test_events_of_an_array_that_has_stopped_are_kept_with_their_evidence_by_the_next_main_program(site, tmp_path):
+    path, proof = tmp_path / "unkept", Proof(b"question", b"answer")
+
+    async def first(log, array):
+        note(log, "before")
+        await log.settle()
+        array.committer.fail(Misuse("it has stopped"))
+        note(log, "fork", level=Level.CRITICAL, seat=2, instance="ab", state="rollback", evidence=[Attached(2, proof)])
+        note(log, "stopped", kind=Kind.ARRAY, level=Level.CRITICAL, state="forked")
+        await log.settle()
+        assert (await log.find(2))[1] == [Attached(2, proof)]
+        assert path.exists()
+
+    async def second(log, array):
+        note(log, "mine")
+        await log.settle()
+        assert [event.message for event in log.since(0)] == [
+            "before",
+            "the main program before this one ended without a word: what it told after event 1 may not be here, and "
+            "the numbers after that are given again",
+            "the 2 events that follow are of the main program before this one, which could not keep them in the array; "
+            "they have new numbers",
+            "fork",
+            "stopped",
+            "mine",
+        ]
+        event, attached = await log.find(4)
+        assert (event.instance, event.state, attached) == ("ab", "rollback", [Attached(2, proof)])
+        assert not path.exists()
+
+    async def third(log, array):
+        await until(lambda: log.last)
+        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5, 6, 7]
+
+    lives(site, first, second, third, path=path, goes_on=False)
+
+
+def test_a_main_program_that_ends_while_it_takes_them_over_loses_none(site, tmp_path):
+    path = tmp_path / "unkept"
+
+    async def first(log, array):
+        await until(lambda: log.is_loaded)
+        array.committer.fail(Misuse("it has stopped"))
+        for number in range(3):
+            note(log, str(number), evidence=[Attached(0, Proof(b"", bytes([number])))])
+        await log.settle()
+
+    async def second(log, array):
+        append = log._history.append
+
+        async def fails(body):
+            if len(log._history.numbers) == 2:
+                array.committer.fail(Misuse("it has stopped again"))
+            return await append(body)
+
+        log._history.append = fails
+        note(log, "mine")
+        await log.settle()
+        assert [event.number for event in log.since(0)] == [1, 2, 3, 4, 5]
+        for number, at in ((3, 1), (4, 2)):
+            assert (await log.find(number))[0].message == str(at)
+
+    async def third(log, array):
+        await until(lambda: log.last == 6)
+        await log.settle()
+        shown = [event.message for event in log.since(0)]
+        assert [message for message in shown if len(message) < 5] == ["0", "1", "2", "mine"]
+        assert not path.exists()
+
+    lives(site, first, second, third, path=path)
 
 
 def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
@@ -167,7 +287,7 @@ def test_while_the_array_takes_none_events_are_posted_and_those_that_wait_are_bo
             pass
 
     async def first(log, array):
-        await until(lambda: log._is_loaded)
+        await until(lambda: log.is_loaded)
         log._webhook = Posted()
         gate, append = asyncio.Event(), log._history.append
 
