@@ -31,6 +31,9 @@ REPLY_MAX: Final = 200
 """Events in one answer."""
 JSON_BYTES_MAX: Final = 1 << 20
 """Of one event, as it comes out of the history."""
+_SENTENCE_BYTES_MAX: Final = 18 << 10
+"""Of an event without evidence, as it is kept."""
+_SENTENCE_JSON_BYTES_MAX: Final = 64 << 10
 
 logger = logging.getLogger("perdure")
 
@@ -139,8 +142,13 @@ class EventLog:
         """Take an event in, at once; it is written to the log too.
 
         What finds no room, because the array takes none for long, is in the log only; that it was so is an event.
+        Evidence that does not fit is left out, and the message says so.
         """
+        given, evidence = evidence, _fitting(evidence)
         seats, message = tuple(attached.seat for attached in evidence), message[:MESSAGE_CHARS_MAX]
+        lacking = sorted({one.seat for one in given} - set(seats))
+        if lacking:
+            message += f" (the evidence of seats {', '.join(map(str, lacking))} did not fit)"
         event = Event(0, self._now_unix_ms(), kind, level, message, seat, instance, state, seats)
         logger.log(_LOG_LEVELS[level], "%s", message, extra={"event": event})
         if len(self._waiting) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
@@ -257,19 +265,31 @@ class EventLog:
 _LOG_LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.CRITICAL: logging.CRITICAL}
 
 
+def _fitting(evidence: Sequence[Attached]) -> Sequence[Attached]:
+    """As much of it as one record takes, the shortest first: a host that makes its own long pushes out no other's.
+
+    What a verifier has believed fits if it is alone.
+    """
+    packer, size, length, seats = zlib.compressobj(9), 0, 0, set()
+    for one in sorted(evidence, key=lambda one: len(one.proof.answer)):
+        text = json.dumps(_proof_json(one)).encode()
+        length += len(text)
+        size += len(packer.compress(text)) + len(packer.flush(zlib.Z_SYNC_FLUSH))
+        if size > BODY_BYTES_MAX - _SENTENCE_BYTES_MAX or length > JSON_BYTES_MAX - _SENTENCE_JSON_BYTES_MAX:
+            break
+        seats.add(one.seat)
+    return [one for one in evidence if one.seat in seats]
+
+
+def _proof_json(attached: Attached) -> dict[str, Any]:
+    proof = attached.proof
+    return {"seat": attached.seat, "question": proof.question.hex(), "answer": proof.answer.hex()}
+
+
 def _encode(event: Event, evidence: Sequence[Attached]) -> bytes:
-    """What the history keeps. Evidence that does not fit is left out, which the event then says."""
-    for kept in (evidence, ()):
-        seats = tuple(attached.seat for attached in kept)
-        proofs = [
-            {"seat": one.seat, "question": one.proof.question.hex(), "answer": one.proof.answer.hex()} for one in kept
-        ]
-        value = {**replace(event, evidence_seats=seats).to_json(), "evidence": proofs}
-        text = json.dumps(value).encode()
-        body = zlib.compress(text, 9)
-        if len(body) <= BODY_BYTES_MAX and len(text) <= JSON_BYTES_MAX:
-            return body
-    raise Misuse("An event's sentence is longer than the history takes.")
+    """What the history keeps."""
+    value = {**event.to_json(), "evidence": [_proof_json(one) for one in evidence]}
+    return zlib.compress(json.dumps(value).encode(), 9)
 
 
 def _decode(body: bytes) -> tuple[Event, list[Attached]]:

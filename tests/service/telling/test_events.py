@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.array.history import History
 from perdure.array.session import Proof
 from perdure.errors import Misuse
+from perdure.evidence.verifier import EVIDENCE_BYTES_MAX
 from perdure.service.main import settings_of
 from perdure.service.telling import events
 from perdure.service.telling.events import Attached, EventLog, Kind, Level
@@ -83,14 +85,36 @@ def test_events_outlive_the_main_program_with_their_evidence(site):
     lives(site, first, second)
 
 
-def test_evidence_that_does_not_fit_is_left_out_and_the_event_says_so(site):
-    many = [Attached(seat, Proof(b"", bytes(range(256)) * 60 + bytes([seat]) + os.urandom(9000))) for seat in range(5)]
+def attached(*lengths):
+    """Evidence of each seat that cannot be made shorter."""
+    return [Attached(seat, Proof(b"question" * 20, os.urandom(length))) for seat, length in enumerate(lengths)]
+
+
+def test_evidence_that_does_not_fit_is_left_out_the_longest_first_and_the_event_says_so(site):
+    """A host that makes its own evidence long pushes out no other's."""
+    many = attached(5000, 30_000, 5000, 30_000, 5000)
+    kept = [many[at] for at in (0, 2, 4)]
 
     async def first(log, array):
         note(log, "loud", evidence=many)
+        note(log, "whole", evidence=kept)
         await log.settle()
-        event, attached = await log.find(1)
-        assert (event.message, event.evidence_seats, attached) == ("loud", (), [])
+        sentence = "loud (the evidence of seats 1, 3 did not fit)"
+        assert await log.find(1) == (log.since(0)[0], kept)
+        assert (log.since(0)[0].message, log.since(0)[0].evidence_seats) == (sentence, (0, 2, 4))
+        assert (await log.find(2))[0].message == "whole"
+
+    lives(site, first)
+
+
+def test_the_longest_evidence_that_is_believed_fits_whatever_the_sentence(site):
+    (alone,) = attached(EVIDENCE_BYTES_MAX + 512)  # and what a disk's answer has around it
+    sentence = "".join(random.Random(7).choices([chr(at) for at in range(0x10000, 0x20000)], k=5000))
+
+    async def first(log, array):
+        note(log, sentence, evidence=[alone])
+        await log.settle()
+        assert (log.failure, await log.find(1)) == (None, (log.since(0)[0], [alone]))
 
     lives(site, first)
 
@@ -139,7 +163,7 @@ def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
     lives(site, first, second, third, fourth)
 
 
-def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
+def test_evidence_that_is_small_only_when_compressed_is_bounded_too(site):
     large = [Attached(seat, Proof(b"", bytes(66_000))) for seat in range(16)]
 
     async def first(log, array):
@@ -147,7 +171,7 @@ def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
         note(log, "x" * 100_000)
         await log.settle()
         assert log.failure is None
-        assert (await log.find(1))[1] == []
+        assert (await log.find(1))[1] == large[:7]
         assert len((await log.find(2))[0].message) == events.MESSAGE_CHARS_MAX
 
     lives(site, first)
