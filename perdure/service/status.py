@@ -13,7 +13,7 @@ from typing import Any, Final
 from perdure import RELEASE, __version__
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 5
+VERSION: Final = 6
 
 
 class State(StrEnum):
@@ -186,6 +186,10 @@ class ArrayStatus:
     """How often the program has been replaced in its process."""
     upgrade_error: Mapping[str, Any] | None = None
     """Why the last upgrade that was begun did not happen."""
+    http_url: str | None = None
+    """Where the page and the metrics are; None where none was asked for, or it could not be served ..."""
+    http_error: str | None = None
+    """... and then why."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -43,7 +43,14 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 5
+    assert made.to_json()["version"] == 6
+
+
+def test_the_page_is_shown_where_one_was_asked_for():
+    assert "page:" not in layout.text(status(DiskState.ONLINE))
+    assert "   page: http://127.0.0.1:9464/" in layout.text(status(DiskState.ONLINE, http_url="http://127.0.0.1:9464/"))
+    lacking = status(DiskState.ONLINE, http_error="The page cannot be served.")
+    assert "   page: NOT SERVED. The page cannot be served." in click.unstyle(layout.brief_text(lacking))
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
