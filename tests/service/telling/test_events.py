@@ -287,6 +287,40 @@ def test_a_server_that_is_gone_costs_events_and_they_are_counted(fast, caplog):
     assert "did not take an event: 4 tries have failed; 2 given up so far" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 503 \x1b[2JFAKE\r\n\r\n", "HTTP status 503"),
+        (b"FAKE\x1b[2J 1.1 503\r\n\r\n", "BadStatusLine"),
+        (b"HTTP/1.1 200 OK\r\nFAKE\x1b[2J" + b"x" * 70_000, "LineTooLong"),
+        (b"", "RemoteDisconnected"),
+    ],
+)
+def test_what_a_server_says_does_not_come_into_the_log(fast, caplog, answer, said):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    with peer, contextlib.suppress(OSError):
+                        peer.recv(65536)
+                        peer.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+        async def main():
+            hook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/secret")
+            hook.post({"number": 1})
+            await hook.settle()
+
+        with caplog.at_level("INFO", "perdure"):
+            asyncio.run(main())
+    assert f"the webhook did not take an event: {said}" in caplog.text
+    for word in ("FAKE", "\x1b", "secret"):
+        assert word not in caplog.text
+
+
 def test_what_waits_for_a_slow_server_is_bounded(fast, monkeypatch):
     monkeypatch.setattr("perdure.service.telling.webhook.WAITING_MAX", 3)
 
