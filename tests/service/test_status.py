@@ -6,7 +6,7 @@ import click
 import pytest
 
 from perdure.cli import layout, output
-from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
+from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Misuse, Rollback, Unavailable, WrongCommitment
 from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
@@ -44,6 +44,12 @@ def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert made.to_json()["version"] == 6
+
+
+def test_a_status_of_another_release_is_refused_with_what_to_do():
+    value = {**status(DiskState.ONLINE).to_json(), "version": 99}
+    with pytest.raises(Misuse, match=r"of another release than this command\. Run `perdure upgrade`"):
+        ArrayStatus.from_json(value)
 
 
 def test_the_page_is_shown_where_one_was_asked_for():

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import operator
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from perdure.array.history import BODY_BYTES_MAX, History
 from perdure.array.session import Proof
 from perdure.errors import Misuse, PerdureError
+from perdure.service.status import OTHER_RELEASE
 from perdure.service.telling.webhook import Webhook
 
 RECENT_MAX: Final = 1000
@@ -98,9 +100,14 @@ class Event:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Event:
-        """Read one."""
-        made = {"kind": Kind(value["kind"]), "level": Level(value["level"])}
-        return cls(**{**value, **made, "evidence_seats": tuple(value["evidence_seats"])})
+        """Read one. Fields that came later are left out; raises Misuse for what only another release can read."""
+        try:
+            known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
+            made = {"kind": Kind(value["kind"]), "level": Level(value["level"])}
+            seats = tuple(value.get("evidence_seats", ()))
+            return cls(**{**known, **made, "evidence_seats": seats, "number": operator.index(value["number"])})
+        except (ValueError, TypeError, KeyError):
+            raise Misuse(OTHER_RELEASE) from None
 
 
 class EventLog:
@@ -300,7 +307,7 @@ def _decode(body: bytes) -> tuple[Event, list[Attached]]:
             Attached(one["seat"], Proof(bytes.fromhex(one["question"]), bytes.fromhex(one["answer"]))) for one in proofs
         ]
         return Event.from_json(value), attached
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+    except (Misuse, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         raise Misuse(
             "This event was written by another release of the main program, in a form that is not known."
         ) from None

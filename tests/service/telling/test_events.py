@@ -20,7 +20,7 @@ from perdure.errors import Misuse
 from perdure.evidence.verifier import EVIDENCE_BYTES_MAX
 from perdure.service.main import settings_of
 from perdure.service.telling import events
-from perdure.service.telling.events import Attached, EventLog, Kind, Level
+from perdure.service.telling.events import Attached, Event, EventLog, Kind, Level
 from perdure.service.telling.webhook import Webhook
 from tests.service.furnished import SIZE_BYTES, Site, until
 
@@ -117,6 +117,17 @@ def test_the_longest_evidence_that_is_believed_fits_whatever_the_sentence(site):
         assert (log.failure, await log.find(1)) == (None, (log.since(0)[0], [alone]))
 
     lives(site, first)
+
+
+def test_an_event_of_another_release_is_read_as_far_as_it_can_be_or_refused_in_a_sentence():
+    value = Event(7, 0, Kind.DISK, Level.INFO, "x", seat=1, evidence_seats=(1,)).to_json()
+    assert Event.from_json({**value, "weather": "fine"}) == Event.from_json(value), "a field that came later"
+    assert (
+        Event.from_json({name: value[name] for name in ("number", "unix_ms", "kind", "level", "message")}).seat is None
+    )
+    for other in ({**value, "kind": "weather"}, {**value, "level": "loud"}, {**value, "number": "7"}, {"number": 7}):
+        with pytest.raises(Misuse, match=r"of another release than this command\. Run `perdure upgrade`"):
+            Event.from_json(other)
 
 
 def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(site, caplog):
