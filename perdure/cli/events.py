@@ -115,7 +115,9 @@ def line(event: Event) -> str:
     when = datetime.fromtimestamp(event.unix_ms / 1000, UTC)
     level = click.style(f"{event.level:8}", fg=_COLOURS[event.level], bold=event.level is Level.CRITICAL)
     proof = " [evidence]" if event.evidence_seats else ""
-    return f"{event.number:6}  {when:%Y-%m-%d %H:%M:%S} UTC  {level}  {event.kind:7}  {event.message}{proof}"
+    return (
+        f"{event.number:6}  {when:%Y-%m-%d %H:%M:%S} UTC  {level}  {event.kind:7}  {output.plain(event.message)}{proof}"
+    )
 
 
 # Evidence -------------------------------------------------------------------------------------------------
@@ -169,8 +171,9 @@ def _judged(verifier: Verifier, proof: Mapping[str, Any], event_ms: int) -> dict
 
 def _sentence(judged: Mapping[str, Any]) -> str:
     if judged["error"] is not None:
-        return f"  seat {judged['seat']}: the evidence does not hold: {judged['error']['message']}"
+        return f"  seat {judged['seat']}: the evidence does not hold: {output.plain(judged['error']['message'])}"
+    launch = output.plain(judged["module_id"])
     return (
-        f"  seat {judged['seat']}: {judged['platform']} hardware ({judged['module_id']}) proves that instance "
+        f"  seat {judged['seat']}: {judged['platform']} hardware ({launch}) proves that instance "
         f"{judged['instance'][:16]} answered, at epoch {judged['epoch'][:16]}, after {judged['carried_out']} commands"
     )

@@ -180,6 +180,8 @@ def _show(status: ArrayStatus, directory: Path, *, is_new: bool, as_json: bool) 
         output.note(f"perdure: the array is {status.state}: seat {', '.join(bad)}. {status.action}")
     if status.failure is not None:
         output.note(f"perdure: {status.failure['message']} {status.action}")
+    if status.http_error is not None:
+        output.note(f"perdure: {status.http_error}")
     return status.exit_code
 
 

@@ -79,10 +79,11 @@ class Service:
         self._stopping = stopping
         self._stopped: asyncio.Future[PerdureError | None] = asyncio.get_running_loop().create_future()
         self._notifier = notifier
+        self._http: http.HttpServer | None = None
+        self._http_error: str | None = None
         parts = Parts(config, array, nbd, control, self._repairs, self._erasing, self._events, notifier, lock)
         self.upgrade = Upgrade(parts, stopping, self.handle)
         self._news = news
-        self._http: http.HttpServer | None = None
 
     def follow(self, before: Handover) -> None:
         """Go on with what the program before this one, in the same process, was doing."""
@@ -104,13 +105,15 @@ class Service:
         self._watching = asyncio.ensure_future(self._watcher.run(self._look))
 
     async def show(self, place: str | None) -> None:
-        """Serve the page and the metrics at HOST:PORT. The array serves without them too, so a failure is only said."""
+        """Serve the page and the metrics at HOST:PORT. The array serves without them too, so a failure is only said:
+        in the log and in the status."""
         if place is None:
             return
         try:
             self._http = await http.listen(place, Views(self.status, self._events.since))
         except Misuse as error:
             logger.error("%s", error)  # noqa: TRY400  (no defect, so no traceback)
+            self._http_error = str(error)
             return
         logger.info("the page is at %s", self._http.url)
 
@@ -130,7 +133,14 @@ class Service:
             verdicts=self._verdicts.by_instance,
         )
         seen = observe(self.array, repairs.addresses, runtime.now_ms(), self._nbd.uri, repairs.look(), around)
-        return replace(seen, upgrades=self.upgrade.upgrades, upgrade_error=self.upgrade.error)
+        url = None if self._http is None else self._http.url
+        return replace(
+            seen,
+            upgrades=self.upgrade.upgrades,
+            upgrade_error=self.upgrade.error,
+            http_url=url,
+            http_error=self._http_error,
+        )
 
     def _look(self) -> ArrayStatus:
         """The same for the watcher; what is due is begun."""

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from perdure.cli import layout, output
-from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
+from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Misuse, Rollback, Unavailable, WrongCommitment
 from perdure.service.observe import EXPOSURE, _action, _exit_code, _spare, _state, _state_of, _summary
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
@@ -43,7 +43,20 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 5
+    assert made.to_json()["version"] == 6
+
+
+def test_a_status_of_another_release_is_refused_with_what_to_do():
+    value = {**status(DiskState.ONLINE).to_json(), "version": 99}
+    with pytest.raises(Misuse, match=r"of another release than this command\. Run `perdure upgrade`"):
+        ArrayStatus.from_json(value)
+
+
+def test_the_page_is_shown_where_one_was_asked_for():
+    assert "page:" not in layout.text(status(DiskState.ONLINE))
+    assert "   page: http://127.0.0.1:9464/" in layout.text(status(DiskState.ONLINE, http_url="http://127.0.0.1:9464/"))
+    lacking = status(DiskState.ONLINE, http_error="The page cannot be served.")
+    assert "   page: NOT SERVED. The page cannot be served." in click.unstyle(layout.brief_text(lacking))
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():

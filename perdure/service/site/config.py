@@ -395,10 +395,18 @@ def _rate(value: object) -> int:
 
 
 def _url(value: object) -> str:
-    parts = urlsplit(_text(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misuse("must be a URL that begins with http:// or https://")
-    return str(value)
+    """A URL that can be posted to. A name and password in it would never be sent, and end up in logs."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or not text.isascii() or not text.isprintable() or " " in text:
+        raise Misuse("must be a URL that begins with http:// or https:// and names a host that can be")
+    if "@" in parts.netloc:
+        raise Misuse("must have no name and password in it: they would not be sent; put a secret into the path")
+    return text
 
 
 def _log_format(value: object) -> LogFormat:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import operator
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from perdure.array.history import BODY_BYTES_MAX, History
 from perdure.array.session import Proof
 from perdure.errors import Misuse, PerdureError
+from perdure.service.status import OTHER_RELEASE
 from perdure.service.telling.webhook import Webhook
 
 if TYPE_CHECKING:  # that module writes what is defined here
@@ -35,6 +37,9 @@ REPLY_MAX: Final = 200
 """Events in one answer."""
 JSON_BYTES_MAX: Final = 1 << 20
 """Of one event, as it comes out of the history."""
+_SENTENCE_BYTES_MAX: Final = 18 << 10
+"""Of an event without evidence, as it is kept."""
+_SENTENCE_JSON_BYTES_MAX: Final = 64 << 10
 
 ENDED: Final = "exported"
 """The state of the event that a main program which stops tells last."""
@@ -118,9 +123,14 @@ class Event:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Event:
-        """Read one."""
-        made = {"kind": Kind(value["kind"]), "level": Level(value["level"])}
-        return cls(**{**value, **made, "evidence_seats": tuple(value["evidence_seats"])})
+        """Read one. Fields that came later are left out; raises Misuse for what only another release can read."""
+        try:
+            known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
+            made = {"kind": Kind(value["kind"]), "level": Level(value["level"])}
+            seats = tuple(value.get("evidence_seats", ()))
+            return cls(**{**known, **made, "evidence_seats": seats, "number": operator.index(value["number"])})
+        except (ValueError, TypeError, KeyError):
+            raise Misuse(OTHER_RELEASE) from None
 
 
 Entry = tuple[Event, Sequence[Attached]]
@@ -190,8 +200,13 @@ class EventLog:
         """Take an event in, at once; it is written to the log too.
 
         What finds no room, because the array takes none for long, is in the log only; that it was so is an event.
+        Evidence that does not fit is left out, and the message says so.
         """
+        given, evidence = evidence, _fitting(evidence)
         seats, message = tuple(attached.seat for attached in evidence), message[:MESSAGE_CHARS_MAX]
+        lacking = sorted({one.seat for one in given} - set(seats))
+        if lacking:
+            message += f" (the evidence of seats {', '.join(map(str, lacking))} did not fit)"
         event = Event(0, self._now_unix_ms(), kind, level, message, seat, instance, state, seats)
         logger.log(_LOG_LEVELS[level], "%s", message, extra={"event": event})
         if len(self._waiting) - max(0, self._taken_over) >= WAITING_MAX * (2 if level is Level.CRITICAL else 1):
@@ -347,9 +362,25 @@ _TAKEN_OVER: Final = (
 _LOG_LEVELS: Final = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.CRITICAL: logging.CRITICAL}
 
 
+def _fitting(evidence: Sequence[Attached]) -> Sequence[Attached]:
+    """As much of it as one record takes, the shortest first: a host that makes its own long pushes out no other's.
+
+    What a verifier has believed fits if it is alone.
+    """
+    packer, size, length, seats = zlib.compressobj(9), 0, 0, set()
+    for one in sorted(evidence, key=lambda one: len(one.proof.answer)):
+        text = json.dumps(one.to_json()).encode()
+        length += len(text)
+        size += len(packer.compress(text)) + len(packer.flush(zlib.Z_SYNC_FLUSH))
+        if size > BODY_BYTES_MAX - _SENTENCE_BYTES_MAX or length > JSON_BYTES_MAX - _SENTENCE_JSON_BYTES_MAX:
+            break
+        seats.add(one.seat)
+    return [one for one in evidence if one.seat in seats]
+
+
 def _encode(event: Event, evidence: Sequence[Attached]) -> bytes:
     """What the history keeps. Evidence that does not fit is left out, which the event then says."""
-    for kept in (evidence, ()):
+    for kept in (evidence, _fitting(evidence), ()):
         seats = tuple(attached.seat for attached in kept)
         proofs = [attached.to_json() for attached in kept]
         value = {**replace(event, evidence_seats=seats).to_json(), "evidence": proofs}
@@ -366,7 +397,7 @@ def _decode(body: bytes) -> tuple[Event, list[Attached]]:
         proofs = value.pop("evidence")
         attached = [Attached.from_json(one) for one in proofs]
         return Event.from_json(value), attached
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+    except (Misuse, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         raise Misuse(
             "This event was written by another release of the main program, in a form that is not known."
         ) from None

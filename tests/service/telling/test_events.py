@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -16,9 +17,10 @@ from perdure.array.geometry import HISTORY_SECTORS, Geometry
 from perdure.array.history import History
 from perdure.array.session import Proof
 from perdure.errors import Misuse
+from perdure.evidence.verifier import EVIDENCE_BYTES_MAX
 from perdure.service.main import settings_of
 from perdure.service.telling import events
-from perdure.service.telling.events import Attached, EventLog, Kind, Level
+from perdure.service.telling.events import Attached, Event, EventLog, Kind, Level
 from perdure.service.telling.unkept import Unkept
 from perdure.service.telling.webhook import Webhook
 from tests.service.furnished import SIZE_BYTES, Site, until
@@ -131,16 +133,49 @@ def test_numbers_are_told_apart_by_the_epoch_of_their_mount_and_a_mount_that_jus
     assert epochs["told and not kept"] == epochs["kept"] < epochs["next"] == epochs["stops"] < epochs["last"]
 
 
-def test_evidence_that_does_not_fit_is_left_out_and_the_event_says_so(site):
-    many = [Attached(seat, Proof(b"", bytes(range(256)) * 60 + bytes([seat]) + os.urandom(9000))) for seat in range(5)]
+def attached(*lengths):
+    """Evidence of each seat that cannot be made shorter."""
+    return [Attached(seat, Proof(b"question" * 20, os.urandom(length))) for seat, length in enumerate(lengths)]
+
+
+def test_evidence_that_does_not_fit_is_left_out_the_longest_first_and_the_event_says_so(site):
+    """A host that makes its own evidence long pushes out no other's."""
+    many = attached(5000, 30_000, 5000, 30_000, 5000)
+    kept = [many[at] for at in (0, 2, 4)]
 
     async def first(log, array):
         note(log, "loud", evidence=many)
+        note(log, "whole", evidence=kept)
         await log.settle()
-        event, attached = await log.find(1)
-        assert (event.message, event.evidence_seats, attached) == ("loud", (), [])
+        sentence = "loud (the evidence of seats 1, 3 did not fit)"
+        assert await log.find(1) == (log.since(0)[0], kept)
+        assert (log.since(0)[0].message, log.since(0)[0].evidence_seats) == (sentence, (0, 2, 4))
+        assert (await log.find(2))[0].message == "whole"
 
     lives(site, first)
+
+
+def test_the_longest_evidence_that_is_believed_fits_whatever_the_sentence(site):
+    (alone,) = attached(EVIDENCE_BYTES_MAX + 512)  # and what a disk's answer has around it
+    sentence = "".join(random.Random(7).choices([chr(at) for at in range(0x10000, 0x20000)], k=5000))
+
+    async def first(log, array):
+        note(log, sentence, evidence=[alone])
+        await log.settle()
+        assert (log.failure, await log.find(1)) == (None, (log.since(0)[0], [alone]))
+
+    lives(site, first)
+
+
+def test_an_event_of_another_release_is_read_as_far_as_it_can_be_or_refused_in_a_sentence():
+    value = Event(7, 0, Kind.DISK, Level.INFO, "x", seat=1, evidence_seats=(1,)).to_json()
+    assert Event.from_json({**value, "weather": "fine"}) == Event.from_json(value), "a field that came later"
+    assert (
+        Event.from_json({name: value[name] for name in ("number", "unix_ms", "kind", "level", "message")}).seat is None
+    )
+    for other in ({**value, "kind": "weather"}, {**value, "level": "loud"}, {**value, "number": "7"}, {"number": 7}):
+        with pytest.raises(Misuse, match=r"of another release than this command\. Run `perdure upgrade`"):
+            Event.from_json(other)
 
 
 def test_events_of_an_array_that_has_stopped_are_shown_and_said_not_to_be_kept(site, caplog):
@@ -259,7 +294,7 @@ def test_a_record_that_cannot_be_read_is_shown_as_one_and_keeping_goes_on(site):
     lives(site, first, second, third, fourth)
 
 
-def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
+def test_evidence_that_is_small_only_when_compressed_is_bounded_too(site):
     large = [Attached(seat, Proof(b"", bytes(66_000))) for seat in range(16)]
 
     async def first(log, array):
@@ -267,7 +302,7 @@ def test_evidence_that_is_small_only_when_compressed_is_left_out_too(site):
         note(log, "x" * 100_000)
         await log.settle()
         assert log.failure is None
-        assert (await log.find(1))[1] == []
+        assert (await log.find(1))[1] == large[:7]
         assert len((await log.find(2))[0].message) == events.MESSAGE_CHARS_MAX
 
     lives(site, first)
@@ -381,6 +416,40 @@ def test_a_server_that_is_gone_costs_events_and_they_are_counted(fast, caplog):
 
     assert asyncio.run(main()) == 2
     assert "did not take an event: 4 tries have failed; 2 given up so far" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 503 \x1b[2JFAKE\r\n\r\n", "HTTP status 503"),
+        (b"FAKE\x1b[2J 1.1 503\r\n\r\n", "BadStatusLine"),
+        (b"HTTP/1.1 200 OK\r\nFAKE\x1b[2J" + b"x" * 70_000, "LineTooLong"),
+        (b"", "RemoteDisconnected"),
+    ],
+)
+def test_what_a_server_says_does_not_come_into_the_log(fast, caplog, answer, said):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    with peer, contextlib.suppress(OSError):
+                        peer.recv(65536)
+                        peer.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+        async def main():
+            hook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/secret")
+            hook.post({"number": 1})
+            await hook.settle()
+
+        with caplog.at_level("INFO", "perdure"):
+            asyncio.run(main())
+    assert f"the webhook did not take an event: {said}" in caplog.text
+    for word in ("FAKE", "\x1b", "secret"):
+        assert word not in caplog.text
 
 
 def test_what_waits_for_a_slow_server_is_bounded(fast, monkeypatch):
