@@ -41,6 +41,7 @@ def text(status: ArrayStatus, *, is_verbose: bool = False) -> str:
         f"    nbd: {status.nbd_uri}",
         *_page(status),
         f"   acknowledgements: {_acknowledgements(status)}",
+        *([] if status.is_sealed else ["   sealing: NONE; hosts read whatever is not encrypted above the array"]),
         *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         *([] if status.repairs else ["   scan: none requested"]),
         "config:",

@@ -77,6 +77,7 @@ def observe(
         failure=None if failure is None else error_to_json(failure),
         exit_code=_exit_code(state, failure, disks),
         repairs=tuple(repairs),
+        is_sealed=array.opened.genesis.is_sealed,
         acknowledgements="chains" if array.has_chains else "evidence",
         exposure=dict(EXPOSURE) if array.has_chains else None,
         evidence_age_ms=max((disk.evidence_age_ms for disk in disks if disk.evidence_age_ms is not None), default=None),

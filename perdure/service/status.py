@@ -199,6 +199,8 @@ class ArrayStatus:
     """Where the page and the metrics are; None where none was asked for, or it could not be served ..."""
     http_error: str | None = None
     """... and then why."""
+    is_sealed: bool = True
+    """False for an array in the clear, which hosts read."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -52,6 +52,13 @@ class Acknowledgements(StrEnum):
     CHAINS = "chains"
 
 
+class Sealing(StrEnum):
+    """Who encrypts what stands on the disks: Perdure, or what runs on the array, such as LUKS."""
+
+    PERDURE = "perdure"
+    NONE = "none"
+
+
 class LogFormat(StrEnum):
     """Lines for people, or one JSON object a line."""
 
@@ -78,6 +85,7 @@ class ArraySection:
     size_bytes: int
     program: Program = NO_PROGRAM
     """Which signed main program this is, as the loader found it to be."""
+    sealing: Sealing = Sealing.PERDURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +195,9 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "threshold": _count,
             "size": _size,
             "program": _program,
+            "sealing": _sealing,
         },
-        optional={"id", "program"},
+        optional={"id", "program", "sealing"},
     )
     disks = _read(
         tables["disks"],
@@ -234,6 +243,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             array["threshold"],
             array["size"],
             array.get("program", NO_PROGRAM),
+            array.get("sealing", Sealing.PERDURE),
         ),
         addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
         zones=tuple(zones),
@@ -339,6 +349,10 @@ def _program(value: object) -> Program:
     if match is None or int(match[1]) >= 1 << 63:
         raise Misuse("must be the version and the digest of a manifest, as VERSION:DIGEST; a loader writes it")
     return Program(int(match[1]), bytes.fromhex(match[2]))
+
+
+def _sealing(value: object) -> Sealing:
+    return _one_of(Sealing, value)
 
 
 def _attest(value: object) -> Attest:

@@ -86,7 +86,11 @@ def test_the_template_says_which_inputs_are_trusted():
     [
         ("threshold =", "treshold =", "'array.treshold' is not a key that Perdure knows (did you mean 'threshold'?)"),
         ("disks = 3", "discs = 3", "'array.discs' is not a key that Perdure knows (did you mean 'disks'?)"),
-        ("disks = 3", "xyz = 3", "(the keys there are id, key-file, policy-file, disks, threshold, size, program)"),
+        (
+            "disks = 3",
+            "xyz = 3",
+            "are id, key-file, policy-file, disks, threshold, size, program, sealing)",
+        ),
         ("[serve]", "[service]", "the table [service] is not a key that Perdure knows (did you mean 'serve'?)"),
         ("disks = 3", "", "'array.disks' is missing"),
         ("attest =", "# attest =", "'serve.attest' is missing"),
