@@ -10,6 +10,7 @@ import click
 from perdure.cli import layout, output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
+from perdure.service.mounting import record
 from perdure.service.site import artefacts, background, config, local, processes, template
 from perdure.service.site.config import Acknowledgements, Config, Sealing
 from perdure.service.site.local import Wish
@@ -71,6 +72,7 @@ def register(cli: click.Group) -> None:
         directory = absolute(directory)
         if not directory.exists():
             raise Misuse(f"There is nothing in {directory}: no array was made there; nothing was changed.")
+        record.require_none_at_work(directory)
         with processes.locked(directory):
             return _destroy(directory, as_json=as_json) if destroy else _down(directory, as_json=as_json)
 

@@ -232,6 +232,8 @@ def test_two_at_once_are_refused(made):
     with running(made, *sh("echo; read x")) as process:
         process.stdout.readline()
         assert "at work on this array already" in made.run("run", "--", "true", code=2).sentence
+        for verb in ("down", "export"):
+            assert "has a file system on this array; nothing was stopped" in made.run(verb, code=2).sentence
         process.terminate()
         ended(process, 143)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from perdure.errors import Misuse
 from perdure.service.mounting.attach import FILE_NAME, Way
-from perdure.service.site import artefacts
+from perdure.service.site import artefacts, processes
 from perdure.service.site.processes import Process
 
 RECORD_FILE: Final = "run.json"
@@ -92,3 +92,14 @@ def _record(value: Mapping[str, Any], directory: Path) -> Record:
         None if value["device"] is None else Path(value["device"]),
         *(None if value[name] is None else Process(**value[name]) for name in ("nbdfuse", "fuse2fs", "main")),
     )
+
+
+def require_none_at_work(directory: Path) -> None:
+    """Raise Misuse while a run has the array of this directory mounted: without the array its command would fail."""
+    if (directory / LOCK_FILE).exists():
+        busy = (
+            "A `perdure run` has a file system on this array; nothing was stopped. Let its command end, or end it with "
+            "SIGTERM: it then brings everything home."
+        )
+        with processes.locked(directory, name=LOCK_FILE, wait_s=0, busy=busy):
+            pass
