@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from perdure.array.commands import Authority
 from perdure.array.create import create as create_on
 from perdure.array.engine import Array
+from perdure.array.genesis import Genesis
 from perdure.array.geometry import ROSTER_AREA, Geometry, Run
 from perdure.array.join import Progress
 from perdure.array.mount import mount
@@ -122,9 +123,10 @@ class Host:
         digest = self.settings.policy.digest()
         return self.start(await create_on(self.world, self.channels, geometry, digest, is_sealed=is_sealed))
 
-    async def mount(self, array_id: bytes) -> Array:
-        """Take over an array."""
-        return self.start(await mount(self.world, self.channels, array_id, self.settings.policy.digest()))
+    async def mount(self, array_id: bytes, require: Callable[[Genesis], None] = lambda _: None) -> Array:
+        """Take over an array. `require` may refuse it by its genesis record, before anything is changed."""
+        digest = self.settings.policy.digest()
+        return self.start(await mount(self.world, self.channels, array_id, digest, require))
 
     # Repair -----------------------------------------------------------------------------------------------
 

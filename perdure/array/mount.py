@@ -6,7 +6,7 @@ show; a disk that cannot show it is a stray, and the array is mounted by the oth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from perdure.array import journal
@@ -54,9 +54,20 @@ class _Lost(Exception):
         self.lost = lost
 
 
-async def mount(world: World, channels: Sequence[Channel], array_id: bytes, policy_digest: bytes) -> Opened:
+Require = Callable[[Genesis], None]
+"""Raises Misuse for an array that is not what whoever mounts it expects."""
+
+
+async def mount(
+    world: World,
+    channels: Sequence[Channel],
+    array_id: bytes,
+    policy_digest: bytes,
+    require: Require = lambda _: None,
+) -> Opened:
     """Take over array `array_id`. When a disk dies on the way, or its host spoils it, the rest try again without it.
 
+    `require` sees the genesis record before anything is changed, and before whoever owns the array is fenced.
     Raises Unavailable when fewer than k members can be fenced (also because they belong to another array, or were
     created under another policy), a Fork where evidence shows a clone or a rollback, Fenced when another main program
     mounts at the same time. No acknowledged write is ever left out.
@@ -64,7 +75,7 @@ async def mount(world: World, channels: Sequence[Channel], array_id: bytes, poli
     left, strays = list(channels), list[Stray]()
     while True:
         try:
-            return await Mounting(world, array_id, policy_digest, strays).run(left)
+            return await Mounting(world, array_id, policy_digest, strays).run(left, require)
         except _Lost as attempt:
             for channel, why in attempt.lost:
                 left.remove(channel)
@@ -81,9 +92,10 @@ class Mounting:
         self._keys = Keys.derive(world.authority.private_key, array_id)
         self._strays = list(strays)
 
-    async def run(self, channels: Sequence[Channel]) -> Opened:
+    async def run(self, channels: Sequence[Channel], require: Require = lambda _: None) -> Opened:
         """The whole mount, in order."""
         genesis, found, rosters = await self._find(channels)
+        require(genesis)
         for seen in rosters:
             self._require_not_older(seen)
         geometry = genesis.geometry

@@ -58,8 +58,8 @@ def register(cli: click.Group) -> None:
         value = {"name": manifest.name, "version": manifest.version, "pid": shown.health["pid"]}
         value |= {"signers": shown.health["signers"], "module_id": shown.verified.module_id}
         text = (
-            f"The loader is one that {policy_file} allows, and has the key: {manifest.name} version "
-            f"{manifest.version} serves, signed by {', '.join(shown.health['signers'])}."
+            f"The loader is one that {policy_file} allows, has the key, and proves that {manifest.name} version "
+            f"{manifest.version} serves; it says that {output.plain(', '.join(shown.health['signers']))} signed."
         )
         output.result(value, text, as_json=as_json)
         return 0
@@ -107,6 +107,11 @@ def register(cli: click.Group) -> None:
             f"{manifest.name} version {manifest.version} serves at {brought.serve}, process {health['pid']}; from the "
             f"old one's last moment to its first {took_s:.1f} s at most."
         )
+        if health.get("before_has_ended") is not True:
+            output.note(
+                f"The loader at {before} did not confirm that it ends. If it goes on it takes the array back, and what "
+                "serves now is fenced: look at both with `perdure loader status`. Nothing acknowledged is lost."
+            )
         value = {"name": manifest.name, "version": manifest.version, "pid": health["pid"], "took_s": round(took_s, 3)}
         output.result({**value, "address": address}, text, as_json=as_json)
         return 0

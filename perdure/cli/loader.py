@@ -122,8 +122,14 @@ def register(cli: click.Group) -> None:
         """Have the main program bring everything home, and the loader end; the key is gone from there."""
         from perdure.service import lifecycle  # noqa: PLC0415  (loads the array code)
 
-        asyncio.run(lifecycle.stop(address))
-        output.result({"stopped": True}, "Stopped: everything written is on the disks.", as_json=as_json)
+        status = asyncio.run(lifecycle.stop(address)).get("status")
+        if status not in (None, 0):
+            raise Unavailable(
+                f"The loader has stopped, but its main program ended with {status!r:.10}: what was flushed is safe on "
+                "the disks, what was written after that may be lost. See the loader's log."
+            )
+        ran = "no main program ran there" if status is None else "everything written is on the disks"
+        output.result({"stopped": True, "status": status}, f"Stopped: {ran}.", as_json=as_json)
         return 0
 
 
@@ -181,15 +187,19 @@ def start_simulated(image: Path, root_directory: Path, listen: str, log: Path | 
 
 def _show(health: Mapping[str, Any], proof: Mapping[str, str], *, as_json: bool) -> None:
     manifest = None if health["manifest"] is None else Manifest.from_json(unpacked(health, "manifest"))
-    lines = [f"   state: {health['state']}"]
+    state = output.plain(health["state"])
+    lines = [f"   state: {state}"]
     value: dict[str, Any] = {"state": health["state"], "pid": health["pid"], "says": health["says"]}
     if manifest is not None:
         value |= {"name": manifest.name, "version": manifest.version, "digest": manifest.digest().hex()}
         value |= {"array_id": manifest.array_id.hex(), "signers": health["signers"]}
         lines += [f" program: {manifest.name} version {manifest.version}", f"  digest: {manifest.digest().hex()}"]
-        lines += [f"   array: {manifest.array_id.hex()}", f"  signed: {', '.join(health['signers'])}"]
+        lines += [f"   array: {manifest.array_id.hex()}", f"  signed: {output.plain(', '.join(health['signers']))}"]
     if health["says"]:
-        lines.append(f"    says: {health['says']}")
+        lines.append(f"    says: {output.plain(health['says'])}")
     value["proved"] = dict(proof)
     lines += [f"evidence: {name} {register}" for name, register in proof.items()]
+    if proof:
+        what = "which program it holds, and that it serves" if state == "running" else "which program it holds"
+        lines.append(f"  proved: who it is, and {what}; all else is what it says")
     output.result(value, "\n".join(lines), as_json=as_json)

@@ -32,6 +32,7 @@ from perdure.cli import (
     listing,
     loader,
     manifest,
+    output,
     repair,
     serve,
     simulate,
@@ -113,7 +114,7 @@ def run(words: list[str]) -> int:
 def _fail(error: PerdureError, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": error_to_json(error)}, indent=2))
-    click.echo(f"perdure: {error}", err=True)
+    click.echo(f"perdure: {output.plain(str(error))}", err=True)  # others' words may be in it
     return error.exit_code
 
 

@@ -162,7 +162,7 @@ def _text(manifest: Manifest) -> str:
         ("", f"any {manifest.threshold} of {manifest.disks} disks hold it"),
         ("policy", policy.digest().hex()),
         *(("", f"{root.name} ({root.platform}): disk programs {counts[root.name]}") for root in policy.roots),
-        ("fixed", ", ".join(fixed) or "nothing; the settings are left to the host"),
+        ("fixed", ", ".join(fixed) or "nothing; all settings are the usual ones"),
     ]
     return "\n".join(f"{name + ':' if name else '':>10} {value}" for name, value in rows)
 
@@ -182,7 +182,7 @@ def _register_diff(manifest: click.Group) -> None:
     def diff(old: Path, new: Path, as_json: bool) -> int:
         """Say what changes from one manifest to the next; `!` marks what is more than a new release.
 
-        That is another array, more that is trusted, weaker thresholds, another command, or more left to the host.
+        That is another array, more that is trusted, weaker thresholds, another command, or fewer settings fixed.
         """
         changes = difference(manifests.read_manifest(old), manifests.read_manifest(new))
         value = {"changes": [{"text": change.text, "matters": change.matters} for change in changes]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.api import Host, Settings
+from perdure.array.genesis import Genesis
 from perdure.array.geometry import Geometry
 from perdure.array.roster import Program
 from perdure.errors import Misuse
@@ -33,19 +34,25 @@ async def accept(secret: Secret, manifest: Manifest, addresses: Sequence[str]) -
         )
     host = Host(settings_of(secret, manifest, addresses))
     try:
-        array = await host.mount(secret.array_id)
+        array = await host.mount(secret.array_id, lambda genesis: require_fit(genesis, manifest))
         await array.close()
     finally:
         await host.close()
-    shape = array.geometry
+    return array.geometry
+
+
+def require_fit(genesis: Genesis, manifest: Manifest) -> None:
+    """Raise Misuse unless the manifest is about this array. Asked before the array is changed or its owner fenced."""
+    shape = genesis.geometry
     if (shape.k, shape.n) != (manifest.threshold, manifest.disks):
         raise Misuse(
             f"The manifest says {manifest.threshold} of {manifest.disks} disks and the array has {shape.k} of "
-            f"{shape.n}; nothing was started. The developers must sign a higher version with the true numbers."
+            f"{shape.n}; nothing was started and the array was not changed. The developers must sign the true numbers."
         )
-    if not array.opened.genesis.is_sealed:
-        raise Misuse("The array is in the clear, and no main program runs on such a one under a loader.")
-    return shape
+    if not genesis.is_sealed:
+        raise Misuse(
+            "The array is in the clear, and no main program runs on such a one under a loader; it was not changed."
+        )
 
 
 def program_of(manifest: Manifest) -> Program:

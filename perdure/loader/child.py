@@ -161,8 +161,12 @@ class Child:
             self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Its exit status, 128 + N after signal N, once it has ended. What it was given is wiped by then."""
+        """Its exit status, 128 + N after signal N, once it has ended, and all that it has started with it.
+
+        What it was given is wiped by then.
+        """
         status = await self._process.wait()
+        await asyncio.to_thread(memory.end_what_is_left)
         await self._reading
         if self._news.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._news)

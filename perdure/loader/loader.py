@@ -22,6 +22,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Any, Final
 
 from perdure.array.roster import NO_PROGRAM
 from perdure.disk.serve import Platform
-from perdure.errors import Fork, Misuse, OldProgram, PerdureError, error_to_json
+from perdure.errors import Corrupt, Fork, Misuse, OldProgram, PerdureError, error_to_json
 from perdure.evidence.verifier import Verifier
 from perdure.loader import memory
 from perdure.loader.acceptance import accept, program_of
@@ -37,11 +38,13 @@ from perdure.loader.child import PROGRAM, STOP_S_MAX, Child, Hints, configuratio
 from perdure.loader.loading import Loaded, authorised, load
 from perdure.loader.offer import NO_KEY, NONCE_BYTES, Offer, Purpose
 from perdure.loader.sealed import Recipient, Secret, seal
-from perdure.loader.talk import Talk, connected, packed, text, texts, unpacked, unpacked_all
+from perdure.loader.talk import PAYLOAD_BYTES_MAX, Talk, connected, packed, text, texts, unpacked, unpacked_all
 from perdure.manifest.developers import Developers
 
 SUCCESSOR_S_MAX: Final = 120.0
 """How long a successor may take from having the key until its main program serves."""
+IDLE_S_MAX: Final = 60.0
+"""How long a connection may say nothing, or take for one message."""
 RETRY_S: Final = 1.0
 logger = logging.getLogger("perdure.loader")
 
@@ -59,13 +62,30 @@ class State(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An offer, the key that was made for it, and the very program that it speaks of."""
+
+    recipient: Recipient
+    offer: Offer
+    loaded: Loaded
+
+    def shown(self, evidence: bytes) -> Mapping[str, Any]:
+        """What whoever asked is to judge."""
+        return {
+            "public_key": packed(self.offer.public_key),
+            "manifest": packed(self.loaded.manifest.to_json()),
+            "evidence": packed(evidence),
+        }
+
+
 @dataclass(slots=True)
 class Asker:
     """One connection, with what was drawn for it and is good for one use."""
 
     conversation: Talk
     challenge: bytes = b""
-    offered: tuple[Recipient, Offer] | None = None
+    offered: Offered | None = None
 
 
 class Loader:
@@ -89,27 +109,43 @@ class Loader:
     async def serve(self, conversation: Talk) -> None:
         """Answer until the other side ends."""
         asker = Asker(conversation)
-        while (received := await conversation.receive()) is not None:
-            request, payload = received
+        while True:
+            may_load = self._state in (State.EMPTY, State.LOADED)
             try:
-                answer = await self._answer(request, payload, asker)
-            except PerdureError as error:
-                logger.warning("%.40s: refused: %s", request.get("do"), error)
-                answer = {"error": error_to_json(error)}
+                async with asyncio.timeout(IDLE_S_MAX):
+                    received = await conversation.receive(payload_max=PAYLOAD_BYTES_MAX if may_load else 0)
+            except TimeoutError:
+                return  # there are few places, and others may have something to say
+            except Misuse as error:
+                await conversation.send({"error": error_to_json(error)})
+                return  # there is no telling where the next message starts
+            if received is None:
+                return
+            answer = await self._answered(*received, asker)
             if answer is not None:
                 await conversation.send(answer)
+
+    async def _answered(self, request: Mapping[str, Any], payload: bytes, asker: Asker) -> Mapping[str, Any] | None:
+        try:
+            return await self._answer(request, payload, asker)
+        except PerdureError as error:
+            logger.warning("%.40r: refused: %s", request.get("do"), error)
+            return {"error": error_to_json(error)}
 
     async def _answer(self, request: Mapping[str, Any], payload: bytes, asker: Asker) -> Mapping[str, Any] | None:
         match request.get("do"):
             case "health":
                 return self._health()
             case "identity":
-                return self._identity(unpacked(request, "nonce"))
+                return self._identity(Purpose.IDENTITY, unpacked(request, "nonce"))
+            case "running":
+                self._require(State.RUNNING)
+                return self._identity(Purpose.RUNNING, unpacked(request, "nonce"))
             case "load":
                 return self._load(request, payload)
             case "offer":
-                asker.offered, shown = self._offer(Purpose.CEREMONY, unpacked(request, "nonce"))
-                return shown
+                asker.offered, evidence = self._offer(Purpose.CEREMONY, unpacked(request, "nonce"))
+                return asker.offered.shown(evidence)
             case "challenge":
                 asker.challenge = os.urandom(NONCE_BYTES)
                 return {"nonce": packed(asker.challenge)}
@@ -136,9 +172,9 @@ class Loader:
             "says": "" if self._child is None else self._child.says,
         }
 
-    def _identity(self, nonce: bytes) -> Mapping[str, Any]:
+    def _identity(self, purpose: Purpose, nonce: bytes) -> Mapping[str, Any]:
         program = NO_PROGRAM if self._loaded is None else program_of(self._loaded.manifest)
-        offer = Offer(Purpose.IDENTITY, nonce, NO_KEY, program)
+        offer = Offer(purpose, nonce, NO_KEY, program)
         return {**self._health(), "evidence": packed(self._attest(offer))}
 
     def _require(self, *states: State) -> None:
@@ -153,7 +189,8 @@ class Loader:
         hints = Hints(texts(request, "addresses"), text(request, "serve"), _uid(request))
         place = self._place / PROGRAM
         memory.wipe(place)
-        place.mkdir(mode=0o755)
+        place.mkdir()
+        place.chmod(0o755)  # whatever the umask: the program's user must come in
         self._loaded, self._state = None, State.EMPTY
         self._loaded = load(self._developers, unpacked(request, "manifest"), given, payload, place)
         self._hints, self._state = hints, State.LOADED
@@ -169,31 +206,33 @@ class Loader:
         except (OSError, ValueError) as error:
             raise Misuse(f"The platform gives no evidence ({error}); nothing was shown.") from None
 
-    def _offer(self, purpose: Purpose, nonce: bytes) -> tuple[tuple[Recipient, Offer], Mapping[str, Any]]:
+    def _offer(self, purpose: Purpose, nonce: bytes) -> tuple[Offered, bytes]:
         """A new ephemeral key, and evidence that it is this loader's, with this manifest."""
         self._require(State.LOADED)
         assert self._loaded is not None
         recipient = Recipient()
         offer = Offer(purpose, nonce, recipient.public_key, program_of(self._loaded.manifest))
-        evidence = self._attest(offer)
-        shown = {
-            "public_key": packed(offer.public_key),
-            "manifest": packed(self._loaded.manifest.to_json()),
-            "evidence": packed(evidence),
-        }
-        return (recipient, offer), shown
+        return Offered(recipient, offer, self._loaded), self._attest(offer)
 
     async def _provide(self, sealed: bytes, asker: Asker) -> Mapping[str, Any]:
         """Ceremony: the operator has judged the offer, and sends the key."""
         self._require(State.LOADED)
         if asker.offered is None:
             raise Misuse("Nothing was offered on this connection to which a key could be sealed; ask for an offer.")
-        (recipient, offer), asker.offered = asker.offered, None
-        await self._begin(recipient.open(sealed, offer))
+        offered, asker.offered = asker.offered, None
+        await self._begin(offered, sealed)
         return self._health()
 
-    async def _begin(self, secret: Secret) -> None:
-        """Have the array accept the manifest, and start the main program; without success, everything is as before."""
+    async def _begin(self, offered: Offered, sealed: bytes) -> None:
+        """Have the array accept the manifest, and start the main program; without success, everything is as before.
+
+        Whoever sealed the key has judged one manifest. If a host has loaded another since, that one gets nothing; from
+        here on, with no wait in between, nothing can be loaded.
+        """
+        self._require(State.LOADED)
+        secret = offered.recipient.open(sealed, offered.offer)
+        if self._loaded is not offered.loaded:
+            raise Corrupt("Another program was loaded since the offer was judged; the key was dropped. Begin again.")
         self._state, self._secret = State.ACCEPTING, secret
         try:
             await self._start()
@@ -228,13 +267,21 @@ class Loader:
         assert self._loaded is not None
         async with connected(address) as before:
             challenge = unpacked(await before.ask("challenge"), "nonce")
-            (recipient, offer), shown = self._offer(Purpose.SUCCESSION, challenge)
-            signed = [packed(one) for one in self._loaded.signatures]
-            answer = await before.ask("succeed", timeout_s=STOP_S_MAX * 2, signatures=signed, **shown)
+            offered, evidence = self._offer(Purpose.SUCCESSION, challenge)
+            fields = {**offered.shown(evidence), "signatures": [packed(one) for one in offered.loaded.signatures]}
+            answer = await before.ask("succeed", timeout_s=STOP_S_MAX * 2, **fields)
             logger.info("the loader at %s has handed over", address)
-            await self._begin(recipient.open(unpacked(answer, "sealed"), offer))
-            await before.send({"running": True})
-        return self._health()
+            await self._begin(offered, unpacked(answer, "sealed"))
+            confirmed = await self._tell_that_it_serves(before)
+        return {**self._health(), "before_has_ended": confirmed}
+
+    async def _tell_that_it_serves(self, before: Talk) -> bool:
+        """Whether the loader before this one has said that it ends; if not, it may go on, and fence this one."""
+        try:
+            return (await before.ask("", running=True)).get("ended") is True
+        except PerdureError as error:
+            logger.warning("the loader before this one may go on: %s", error)
+            return False
 
     # Succession: the old side -----------------------------------------------------------------------------
 
@@ -254,6 +301,8 @@ class Loader:
         except (ConnectionError, TimeoutError, Misuse):
             said = None
         if said is not None and said[0].get("running") is True:
+            with suppress(ConnectionError):
+                await asker.conversation.send({"ended": True})
             self._end(0, "the successor serves; nothing of the key is left here")
         else:
             logger.warning("the successor does not say that it serves: this loader goes on")
@@ -311,20 +360,23 @@ class Loader:
         await asyncio.sleep(RETRY_S)
         await self._go_on()
 
-    async def _stop_child(self) -> None:
+    async def _stop_child(self) -> int | None:
+        """The main program's exit status; None when none ran."""
         child, self._child = self._child, None
         watching, self._watching = self._watching, None
+        status = None
         if child is not None:
             status = await child.stop()
             logger.info("the main program ended with %d", status)
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+        return status
 
     async def _stop(self) -> Mapping[str, Any]:
-        await self._stop_child()
-        self._end(0, "told to stop")
-        return self._health()
+        status = await self._stop_child()
+        self._end(0 if status is None else status, "told to stop")
+        return {**self._health(), "status": status}
 
     def signal(self, number: int) -> None:
         """A signal to the loader is one to the main program; without one it ends the loader."""

@@ -8,6 +8,7 @@ sees none of this anyway; it is for what runs beside the main program.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -31,6 +32,7 @@ _PR_SET_KEEPCAPS: Final = 8
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAP_IPC_LOCK: Final = 14
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +49,7 @@ def seclude() -> None:
         _call(_libc.mlockall, _MCL_CURRENT_FUTURE_ONFAULT)
         _call(_libc.prctl, _PR_SET_DUMPABLE, 0, 0, 0, 0)
         _call(_libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _call(_libc.prctl, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except OSError as error:
         raise Misuse(
             f"The loader cannot keep a key to itself here ({error}); nothing was started. It needs to be root, as the "
@@ -125,6 +128,33 @@ def end_with(parent: int) -> None:
     _call(_libc.prctl, _PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         raise OSError("the loader is gone")
+
+
+def end_what_is_left() -> None:
+    """Kill and reap every process below this one. Whatever a main program has started comes to us when it ends."""
+    while left := _below(os.getpid()):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):  # a grandchild is its parent's until that is gone
+                os.waitpid(pid, 0)
+
+
+def _below(top: int) -> list[int]:
+    """The process ids of all descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            # proc(5): after the name in parentheses come the state and the parent.
+            parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found, waiting = [], list(children.get(top, []))
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found
 
 
 def _call(function: ctypes._CFuncPtr, *arguments: object) -> None:  # type: ignore[name-defined]

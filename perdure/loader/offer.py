@@ -34,7 +34,9 @@ class Purpose(IntEnum):
     SUCCESSION = 2
     """The loader that runs now shall."""
     IDENTITY = 3
-    """Somebody wants to know what runs."""
+    """Somebody wants to know what a loader holds."""
+    RUNNING = 4
+    """... or that its main program serves: there is no evidence for this before."""
 
 
 @dataclass(frozen=True, slots=True)

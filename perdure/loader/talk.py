@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -17,9 +16,10 @@ from typing import Any, Final
 
 from perdure.disk import address as disk_address
 from perdure.errors import Disconnected, Misuse, error_from_json
+from perdure.manifest.tree import TARBALL_BYTES_MAX
 
 LINE_BYTES_MAX: Final = 1 << 20
-PAYLOAD_BYTES_MAX: Final = 1 << 28
+PAYLOAD_BYTES_MAX: Final = TARBALL_BYTES_MAX
 """Of a main program, packed."""
 CONNECT_S_MAX: Final = 10.0
 _CHUNK: Final = 1 << 18
@@ -32,7 +32,7 @@ class Talk:
         self._reader = reader
         self._writer = writer
 
-    async def receive(self) -> tuple[dict[str, Any], bytes] | None:
+    async def receive(self, *, payload_max: int = 0) -> tuple[dict[str, Any], bytes] | None:
         """The next object and its payload; None when the other side has ended. Raises Misuse for anything else."""
         try:
             line = await self._reader.readline()
@@ -47,8 +47,10 @@ class Talk:
             length = value.pop("payload", 0) if isinstance(value, dict) else None
         except (ValueError, RecursionError):
             length = None
-        if type(length) is not int or not 0 <= length <= PAYLOAD_BYTES_MAX:
+        if type(length) is not int or length < 0:
             raise Misuse("A message to a loader is one line of JSON; this one was not understood.")
+        if length > payload_max:
+            raise Misuse(f"A loader takes {payload_max} bytes behind a line now, not {length}; nothing was done.")
         try:
             return value, await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -76,8 +78,9 @@ class Talk:
         if received is None:
             raise Disconnected("The loader ended the connection without an answer.")
         answer, _ = received
-        if "error" in answer:
-            raise error_from_json(answer["error"])
+        error = answer.get("error")
+        if error is not None:
+            raise error_from_json(error) if isinstance(error, dict) else Misuse("The loader's answer is no answer.")
         return answer
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ def unpacked(value: Mapping[str, Any], name: str) -> bytes:
     """The bytes of a field. Raises Misuse."""
     try:
         return base64.b64decode(text(value, name), validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is what text beyond ASCII gives
         raise Misuse(f"In a message to or from a loader {name!r} is not Base64.") from None
 
 

@@ -1,7 +1,7 @@
 """What changes from one manifest to the next, in sentences for those who are asked to sign the next.
 
 Each change says whether it matters beyond a release: another array, more that is trusted, less that is lost with fewer
-disks, more that is left to the host. A new program and a higher version are what a release is.
+disks, fewer settings that are fixed. A new program and a higher version are what a release is.
 """
 
 from __future__ import annotations
@@ -139,6 +139,6 @@ def _overrides(old: Manifest, new: Manifest) -> Iterator[Change]:
     before, after = old.overrides.to_json(), new.overrides.to_json()
     for key in OVERRIDES:
         if before.get(key) != after.get(key):
-            now = f"is {after[key]}" if key in after else "is left to the host"
-            was = before.get(key, "left to the host")
+            now = f"is {after[key]}" if key in after else "is as usual"
+            was = before.get(key, "as usual")
             yield Change(f"The setting {key} {now}, before {was}.", matters=True)

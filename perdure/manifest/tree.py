@@ -27,7 +27,7 @@ from perdure.manifest.ustar import Member
 
 LISTING_HEAD: Final = b"perdure/tree/1\n"
 MEMBERS_MAX: Final = 1 << 16
-TARBALL_BYTES_MAX: Final = 1 << 30
+TARBALL_BYTES_MAX: Final = 1 << 28
 """It stands in the loader's RAM, and beside it what was unpacked."""
 _PRINTABLE: Final = frozenset(range(0x20, 0x7F)) - {ord("\\")}
 
@@ -185,10 +185,14 @@ def _bounded(found: Iterable[Member]) -> list[Member]:
 
 
 def _walk(root: Path) -> Iterator[_File]:
+    size = 0
     for count, path in enumerate(_below(root)):
         if count == MEMBERS_MAX:
             raise Misuse(f"The program {root} has more than {MEMBERS_MAX} files and directories.")
         status = path.lstat()
+        size += status.st_size
+        if size > TARBALL_BYTES_MAX:
+            raise Misuse(f"The program {root} has more than {TARBALL_BYTES_MAX} bytes; no loader would take it.")
         name = path.relative_to(root).as_posix()
         if stat.S_ISREG(status.st_mode):
             with path.open("rb") as file:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from perdure.array.commands import Authority
 from perdure.array.roster import NO_PROGRAM
-from perdure.errors import Misuse
+from perdure.errors import Misuse, WrongCommitment
 from perdure.evidence.policy import Policy
 from perdure.evidence.verified import VerifiedEvidence
 from perdure.evidence.verifier import Verifier
@@ -25,11 +25,10 @@ from perdure.loader.acceptance import program_of
 from perdure.loader.child import READY_S_MAX, STOP_S_MAX
 from perdure.loader.offer import NO_KEY, NONCE_BYTES, Offer, Purpose
 from perdure.loader.sealed import Secret, seal
-from perdure.loader.talk import Talk, connected, packed, unpacked
+from perdure.loader.talk import PAYLOAD_BYTES_MAX, Talk, connected, packed, unpacked
 from perdure.manifest.manifest import Manifest, ProgramKind
 from perdure.service.site import artefacts
 
-PROGRAM_BYTES_MAX: Final = 1 << 28
 START_S_MAX: Final = READY_S_MAX + 60.0
 """How long a loader may take to mount the array and start the main program."""
 
@@ -57,10 +56,13 @@ class Bundle:
 
 def _packed_program(manifest: Manifest, program: Path) -> bytes:
     if not program.is_dir():
-        return artefacts.read_bounded(program, "program", bytes_max=PROGRAM_BYTES_MAX)
+        return artefacts.read_bounded(program, "program", bytes_max=PAYLOAD_BYTES_MAX)
     if manifest.program.kind is ProgramKind.IMAGE:
         raise Misuse(f"The manifest's program is one file, and {program} is a directory; nothing was sent.")
-    return _tarball(program)
+    packed_files = _tarball(program)
+    if len(packed_files) > PAYLOAD_BYTES_MAX:
+        raise Misuse(f"{program} has more than a loader takes, {PAYLOAD_BYTES_MAX} bytes; nothing was sent.")
+    return packed_files
 
 
 def _tarball(directory: Path) -> bytes:
@@ -84,18 +86,38 @@ class Shown:
 async def health(address: str) -> dict[str, Any]:
     """What the loader at `address` says of itself; nothing of it is proved."""
     async with connected(address) as loader:
-        return await loader.ask("health")
+        return _checked(await loader.ask("health"))
 
 
 async def identity(address: str, loaders: Policy) -> Shown:
-    """The same with evidence, made now, that it is a loader which `loaders` allows. Raises BadEvidence."""
-    nonce = os.urandom(NONCE_BYTES)
+    """The same with evidence, made now, that it is a loader which `loaders` allows; and that its main program serves,
+    if it says so. Raises BadEvidence."""
     async with connected(address) as loader:
-        answer = await loader.ask("identity", nonce=packed(nonce))
+        says = _checked(await loader.ask("health"))
+        return await _proof(loader, loaders, is_running=says["state"] == "running")
+
+
+async def _proof(loader: Talk, loaders: Policy, *, is_running: bool) -> Shown:
+    """What a loader proves now. The evidence covers the manifest and, with `is_running`, that its program serves."""
+    nonce, purpose = os.urandom(NONCE_BYTES), Purpose.RUNNING if is_running else Purpose.IDENTITY
+    answer = _checked(await loader.ask(purpose.name.lower(), nonce=packed(nonce)))
     manifest = None if answer["manifest"] is None else Manifest.from_json(unpacked(answer, "manifest"))
-    program = program_of(manifest) if manifest is not None else NO_PROGRAM
-    offer = Offer(Purpose.IDENTITY, nonce, NO_KEY, program)
+    offer = Offer(purpose, nonce, NO_KEY, NO_PROGRAM if manifest is None else program_of(manifest))
     return Shown(_judged(loaders, unpacked(answer, "evidence"), offer), manifest, answer)
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer about a loader's health, if it has that form. Raises Misuse."""
+    kinds: dict[str, Any] = {
+        "state": str,
+        "manifest": (str, type(None)),
+        "signers": list,
+        "pid": (int, type(None)),
+        "says": str,
+    }
+    if not all(name in answer and isinstance(answer[name], kind) for name, kind in kinds.items()):
+        raise Misuse("What answers there is no loader, or one of another release; nothing is known of it.")
+    return {**answer, "signers": [str(name) for name in answer["signers"]]}
 
 
 def _judged(loaders: Policy, evidence: bytes, offer: Offer) -> VerifiedEvidence:
@@ -124,7 +146,7 @@ async def _load(loader: Talk, bundle: Bundle) -> dict[str, Any]:
 async def provision(
     address: str, authority: Authority, array_id: bytes, loaders: Policy, expected: Manifest | None = None
 ) -> Shown:
-    """The ceremony: judge the loader's offer, seal the key to it, and return when the main program serves.
+    """The ceremony: judge the loader's offer, seal the key to it, and return when it proves that its program serves.
 
     Raises BadEvidence for a loader that `loaders` does not allow, Misuse for a manifest that is not for this array, or
     not `expected`; then nothing was sent. Raises what the loader refuses with, such as OldProgram.
@@ -134,7 +156,7 @@ async def provision(
         answer = await loader.ask("offer", nonce=packed(nonce))
         manifest = Manifest.from_json(unpacked(answer, "manifest"))
         offer = Offer(Purpose.CEREMONY, nonce, unpacked(answer, "public_key"), program_of(manifest))
-        verified = _judged(loaders, unpacked(answer, "evidence"), offer)
+        _judged(loaders, unpacked(answer, "evidence"), offer)
         if manifest.array_id != array_id:
             raise Misuse(
                 f"The loader would run {manifest.name} on array {manifest.array_id.hex()}, and the key is for "
@@ -146,7 +168,14 @@ async def provision(
                 f"{manifest.version}; nothing was sent."
             )
         sealed = seal(Secret(authority.private_key, array_id, loaders), offer)
-        return Shown(verified, manifest, await loader.ask("provide", sealed=packed(sealed), timeout_s=START_S_MAX))
+        await loader.ask("provide", sealed=packed(sealed), timeout_s=START_S_MAX)
+        shown = await _proof(loader, loaders, is_running=True)
+    if shown.manifest != manifest:
+        raise WrongCommitment(
+            "A loader serves, but with another manifest than the one that was judged; the key went to the one that was "
+            "judged and to no other. Look at both."
+        )
+    return shown
 
 
 async def follow(address: str, before: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import uvloop
 
 from perdure.api import Host, Settings
 from perdure.array.engine import Array
+from perdure.array.genesis import Genesis
 from perdure.errors import Fork, Misuse, PerdureError, Unavailable
 from perdure.evidence.collateral import NONE
 from perdure.nbd.server import resume as resume_nbd
@@ -248,24 +249,26 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T 
 
 async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
     logger.info("mounting array %s from %d addresses", array_id.hex(), len(config.addresses))
-    array = await host.mount(array_id)
-    shape, wanted = array.geometry, config.array
-    if (shape.k, shape.n, shape.size_bytes) != (wanted.threshold, wanted.disks, wanted.size_bytes):
-        await array.close()
-        raise Misuse(
-            f"{config.path} says {wanted.threshold} of {wanted.disks} disks and {wanted.size_bytes} bytes, but the "
-            f"array was created with {shape.k} of {shape.n} and {shape.size_bytes}; it is unharmed and closed. Correct "
-            "the file: a change there does not change an array."
-        )
-    if array.opened.genesis.is_sealed is not (wanted.sealing is Sealing.PERDURE):
-        await array.close()
-        is_which = "sealed" if array.opened.genesis.is_sealed else "in the clear: hosts read everything on it"
-        raise Misuse(
-            f"{config.path} says sealing = {str(wanted.sealing)!r}, but the array is {is_which}; it is unharmed and "
-            "closed. Correct `array.sealing` in the file if that is what you want: a change there does not change an "
-            "array."
-        )
+    array = await host.mount(array_id, lambda genesis: _require_as_configured(genesis, config))
     for stray in array.opened.strays:
         if not is_waiting(stray, config.spares):
             logger.warning("not used: %s: %s", stray.address, stray.why)
     return array
+
+
+def _require_as_configured(genesis: Genesis, config: Config) -> None:
+    """Raise Misuse where the file says something else of the array: then it is another, or somebody is mistaken."""
+    shape, wanted = genesis.geometry, config.array
+    if (shape.k, shape.n, shape.size_bytes) != (wanted.threshold, wanted.disks, wanted.size_bytes):
+        raise Misuse(
+            f"{config.path} says {wanted.threshold} of {wanted.disks} disks and {wanted.size_bytes} bytes, but the "
+            f"array was created with {shape.k} of {shape.n} and {shape.size_bytes}; it is unharmed and was not opened. "
+            "Correct the file: a change there does not change an array."
+        )
+    if genesis.is_sealed is not (wanted.sealing is Sealing.PERDURE):
+        is_which = "sealed" if genesis.is_sealed else "in the clear: hosts read everything on it"
+        raise Misuse(
+            f"{config.path} says sealing = {str(wanted.sealing)!r}, but the array is {is_which}; it is unharmed and "
+            "was not opened. Correct `array.sealing` in the file if that is what you want: a change there does not "
+            "change an array."
+        )

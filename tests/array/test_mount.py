@@ -681,6 +681,21 @@ def test_what_its_developers_have_superseded_mounts_no_more(own: Program, senten
     assert Roster.decode(back.encode()).program == next_one.program, "whoever comes and goes, it stays"
 
 
+def test_an_array_that_is_not_as_expected_is_refused_before_anything_is_changed() -> None:
+    sim = SimArray(k=2, n=3)
+    sim.create()
+    sim.crash()
+    before = [(disk.core.epoch, bytes(disk.memory)) for disk in sim.disks if disk]
+
+    def require(genesis: Genesis) -> None:
+        raise Misuse(f"{genesis.geometry.n} disks")
+
+    refused = sim.run(outcome(mount(sim.world(), sim.new_channels(), sim.array_id, POLICY, require)))
+    assert isinstance(refused, Misuse)
+    assert str(refused) == "3 disks"
+    assert [(disk.core.epoch, bytes(disk.memory)) for disk in sim.disks if disk] == before
+
+
 def test_an_older_program_that_is_overtaken_while_it_mounts_refuses_too() -> None:
     """The newer release becomes known only from the base, after OPEN."""
     sim = SimArray(k=2, n=3)

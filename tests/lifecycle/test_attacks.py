@@ -20,6 +20,7 @@ from perdure.errors import (
     Unavailable,
     WrongCommitment,
     WrongMeasurement,
+    error_to_json,
 )
 from perdure.loader.offer import NONCE_BYTES, Offer, Purpose
 from perdure.loader.sealed import Recipient, Secret, seal
@@ -182,6 +183,54 @@ def test_what_was_sealed_to_another_offer_is_not_taken(world, v1, signed, loader
     assert loader.health()["state"] == "loaded"
 
 
+def test_a_program_that_a_host_loads_after_the_offer_was_judged_gets_no_key(world, v1, signed, loader):
+    """Both are signed; the operator has judged the second version, and the host wants the first to have the key."""
+    v2 = world.release(2)
+    loader.load(v2, world.sign(v2, "alice", "bob"))
+
+    async def attack():
+        async with connected(loader.address) as conversation:
+            nonce = bytes(NONCE_BYTES)
+            answer = await conversation.ask("offer", nonce=packed(nonce))
+            await lifecycle.load(loader.address, loader.bundle(v1, signed))
+            offer = Offer(Purpose.CEREMONY, nonce, unpacked(answer, "public_key"), Program(2, v2.manifest.digest()))
+            secret = Secret(world.authority.private_key, world.array_id, world.loaders_allowed)
+            with pytest.raises(Corrupt, match="Another program was loaded since the offer was judged"):
+                await conversation.ask("provide", sealed=packed(seal(secret, offer)))
+
+    asyncio.run(attack())
+    assert loader.health()["state"] == "loaded"
+    assert not world.witness()
+
+
+def test_a_host_that_answers_in_the_loaders_place_that_all_is_well_is_not_believed(world, v1, signed, loader):
+    """It swallows the key, which it cannot open, and says that the program serves."""
+    loader.load(v1, signed)
+
+    async def between(reader, writer):
+        async with connected(loader.address) as true:
+            while line := await reader.readline():
+                request = json.loads(line)
+                if request["do"] == "provide":
+                    answer = {**await true.ask("health"), "state": "running", "signers": ["alice", "mallory"], "pid": 7}
+                else:
+                    try:
+                        answer = await true.ask(request.pop("do"), **request)
+                    except PerdureError as error:
+                        answer = {"error": error_to_json(error)}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def attack():
+        path = str(world.place / "swallows.sock")
+        async with await asyncio.start_unix_server(between, path, limit=1 << 20):
+            with pytest.raises(Misuse, match="is loaded, and that can be asked only of one that is running"):
+                await lifecycle.provision(f"unix:{path}", world.authority, world.array_id, world.loaders_allowed)
+
+    asyncio.run(attack())
+
+
 def test_a_manifest_for_another_array(world, v1, loader):
     other = replace(v1, manifest=replace(v1.manifest, array_id=b"o" * 32))
     loader.load(other, world.sign(other, "alice", "bob"))
@@ -199,6 +248,14 @@ def test_a_manifest_for_another_array(world, v1, loader):
 
     with pytest.raises(Misuse, match="The manifest is for array 6f6f6f"):
         asyncio.run(deceived())
+    v5 = world.release(1)
+    running = world.loader("has-the-key")
+    running.load(v5, world.sign(v5, "alice", "bob"))
+    running.provision()
+    with pytest.raises(Misuse, match="The successor's manifest is for another array; this main program goes on"):
+        loader.follow(running)
+    assert running.health()["state"] == "running"
+    running.kill()
     assert loader.health()["state"] == "loaded"
 
 

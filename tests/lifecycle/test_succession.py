@@ -10,17 +10,21 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
-from perdure.errors import Disconnected, PerdureError
+from perdure.errors import Corrupt, Disconnected, PerdureError
 from perdure.loader.talk import LINE_BYTES_MAX
+from tests.cli.rig import perdure
 from tests.lifecycle.world import World, require_one_owner_at_a_time_and_nothing_lost, until
 
-MESSAGES = ("challenge", "nonce", "succeed", "sealed", "running")
+MESSAGES = ("challenge", "nonce", "succeed", "sealed", "running", "ended")
 """What passes between two loaders, in order."""
 
 
@@ -75,10 +79,12 @@ def test_a_machine_that_ends_at_any_message_leaves_one_that_runs(world, message,
     old.provision()
     new.load(v2, world.sign(v2, "bob", "carol"))
     world.counts_on(version=1)
-    seen = []
+    seen, pid = [], old.health()["pid"]
 
     def act(name):
         seen.append(name)
+        if name == "sealed":  # never two that have the key and could answer
+            assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         if name == message:
             {"old": old, "new": new}[victim].kill()
 
@@ -109,7 +115,7 @@ def _old_one_goes_on_or_hands_over_again(world, old, v2, message):
     """Once the old one was told that the new one serves it has ended: the new one's end is then like any other."""
     another = world.loader("another")
     another.load(v2, world.sign(v2, "bob", "carol"))
-    if message == "running":
+    if message in ("running", "ended"):
         until(lambda: not old.process.is_running() or old.process.status() == "zombie")
         another.provision()
     else:
@@ -132,6 +138,8 @@ def test_a_successor_that_ends_between_the_arrays_acceptance_and_its_service(wor
     with pytest.raises(PerdureError, match="ended with 1 before it served; its last words: a defect of version 2"):
         new.follow(old)
     until(lambda: old.health()["state"] == "superseded")
+    (place,) = _memory_of(old)
+    assert not (place / "private").exists(), "what the main program was given is gone with it"
     mended.load(v3, world.sign(v3, "alice", "bob"))
     mended.follow(old)
     world.counts_on(version=3)
@@ -139,6 +147,65 @@ def test_a_successor_that_ends_between_the_arrays_acceptance_and_its_service(wor
     require_one_owner_at_a_time_and_nothing_lost(world.witness())
     with pytest.raises(Disconnected):
         old.health()
+
+
+def _memory_of(loader):
+    """The loader's own file system, seen by way of its processes."""
+    for process in loader.process.children():
+        for line in Path(f"/proc/{process.pid}/mounts").read_text().splitlines():
+            if "/perdure-loader-" in line:
+                yield Path(f"/proc/{process.pid}/root{line.split()[1]}")
+
+
+LEAVES_A_HELPER = """
+import os, signal, socket, subprocess, sys
+helper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+print("helper", helper.pid, file=sys.stderr)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as news:
+    news.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+signal.pause()
+# {witness} {version}
+"""
+
+
+@pytest.mark.timeout(240)
+def test_what_a_main_program_leaves_running_ends_with_it_and_its_status_is_told(world):
+    """A helper of its own session that keeps the output open would else hold the loader, and the key in it."""
+    v1 = world.release(1, main=LEAVES_A_HELPER)
+    loader = world.loader("one")
+    loader.load(v1, world.sign(v1, "alice", "bob"))
+    loader.provision()
+    helper = psutil.Process(int(until(lambda: re.search(r"helper (\d+)", loader.log.read_text()))[1]))
+    stopped = perdure("loader", "stop", loader.address)
+    assert stopped.code == 2
+    assert "its main program ended with 2: what was flushed is safe" in stopped.sentence
+    assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.timeout(240)
+def test_a_program_that_a_host_loads_into_the_successor_meanwhile_gets_no_key(world):
+    """The old loader has judged version 2; the host loads version 3 into the successor before the key comes."""
+    v1, v2, v3 = (world.release(version) for version in (1, 2, 3))
+    old, new = world.loader("old"), world.loader("new")
+    old.load(v1, world.sign(v1, "alice", "bob"))
+    old.provision()
+    world.counts_on(version=1)
+    new.load(v2, world.sign(v2, "alice", "bob"))
+    other = world.sign(v3, "alice", "bob")
+
+    def act(name):
+        if name == "sealed":
+            new.load(v3, other)
+
+    between = Between(world.place / "between.sock", old.address, act)
+    try:
+        with pytest.raises(Corrupt, match="Another program was loaded since the offer was judged"):
+            new.follow(between.address)
+    finally:
+        between.close()
+    world.counts_on(version=1)
+    assert {line.version for line in world.witness()} == {1}
 
 
 @pytest.mark.timeout(240)

@@ -62,10 +62,10 @@ def test_a_version_that_does_not_rise_matters(version):
          "fewer may be lost."),
         (replace(NEXT, threshold=4), "Any 4 of 5 disks hold the array, before 3 of 5: weaker, fewer may be lost."),
         (replace(NEXT, threshold=4, disks=6), "Any 4 of 6 disks hold the array, before 3 of 5."),
-        (replace(NEXT, overrides=Overrides()), "The setting attest is left to the host, before flush."),
+        (replace(NEXT, overrides=Overrides()), "The setting attest is as usual, before flush."),
         (replace(NEXT, overrides=Overrides(attest="every-read")), "The setting attest is every-read, before flush."),
         (replace(NEXT, overrides=Overrides(attest="flush", when_too_few_disks="freeze")),
-         "The setting when-too-few-disks is freeze, before left to the host."),
+         "The setting when-too-few-disks is freeze, before as usual."),
     ],
 )  # fmt: skip
 def test_what_is_more_than_a_release_matters(new, text):
