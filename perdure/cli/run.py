@@ -42,7 +42,11 @@ def register(cli: click.Group) -> None:
     @click.option("--make-file-system", "makes", is_flag=True, help="Make one first, on an array that is blank.")
     @click.option("--file-system", type=click.Choice([str(kind) for kind in Kind]), help="Which.  [default: ext4]")
     @click.option("--mount-options", metavar="A,B", default="", help="More options for the mount, as in mount(8).")
-    @click.option("--user", metavar="USER[:GROUP]", help="Run the command as somebody else; names or numbers.")
+    @click.option(
+        "--user",
+        metavar="USER[:GROUP]",
+        help="Run the command as somebody else; names or numbers. Only a new file system is made theirs.",
+    )
     @click.option("--no-chdir", is_flag=True, help="Run the command in the present directory.")
     @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
     def run(

@@ -1,7 +1,9 @@
 """What one run has attached and mounted, in a file beside the configuration: for the one that comes after a kill -9.
 
-It is written before each step with what the step will make. So nothing that is there is missing in it; what it names
-and is not there was not made yet, or was taken away by a restart of the machine. The kernel's lists say which.
+It is written before each step with what the step will make. What it names and is not there was not made yet, or was
+taken away by a restart of the machine; the kernel's lists say which. Two things have no name before they are there: a
+main program that is being started, and the /dev/nbdN that the kernel chooses. A run that is killed in that instant
+leaves them: the main program is then taken for somebody else's, and goes on.
 """
 
 from __future__ import annotations
