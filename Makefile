@@ -151,7 +151,8 @@ LONG := tests/array/test_every_death.py
 # The operator's day for real: alarms, drills, upgrades. Ten minutes, which `make test` has not.
 OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py) \
 	tests/system/test_upgrades.py
-CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/manifest tests/nbd tests/simtee tests/spec
+CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/manifest tests/nbd tests/simtee tests/spec \
+	tests/sqlite tests/volume
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)

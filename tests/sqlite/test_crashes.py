@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.sqlite.connect import connect
+from perdure.sqlite.connection import connect
 from perdure.volume.volume import Volume
 from tests.volume.look import require_clean
 from tests.volume.recorded import Recorded

@@ -63,8 +63,8 @@ def _header(volume: Volume, name: str) -> bytes:
 def _check(volume: Volume, name: str, *, wal: bool) -> None:
     if not name or name.startswith((":", "file:")):
         raise Misuse(
-            f"{name!r} cannot be a database's name: SQLite takes what is empty or starts with ':' or 'file:' for something "
-            "else. Nothing was changed; choose another."
+            f"{name!r} cannot be a database's name: SQLite takes what is empty or starts with ':' or 'file:' for "
+            "something else. Nothing was changed; choose another."
         )
     check_name(name + _LONGEST_SUFFIX)
     if not wal and name in volume and _header(volume, name)[18:20] == b"\2\2":
