@@ -191,7 +191,7 @@ def test_a_deleted_row_is_nowhere_once_its_commit_returned(array, volume, mode, 
         assert SECRET not in array.data
         size = volume.file("main.db").size
         connection.execute("VACUUM")
-        assert size - volume.file("main.db").size == (20_480 if is_long else 0)
+        assert (volume.file("main.db").size < size) == is_long
         assert SECRET not in array.data
 
 
