@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from perdure.array import cache
 from perdure.array.engine import Array
@@ -163,8 +169,10 @@ async def _result(task: Task[Any]) -> Any:
     return await task
 
 
-ArrayBesideBytes.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
-TestArrayBesideBytes = ArrayBesideBytes.TestCase
+def test_it_holds_what_a_byte_array_holds_through_crashes_deaths_and_rebuilds() -> None:
+    run_state_machine_as_test(
+        ArrayBesideBytes, settings=settings(max_examples=25, stateful_step_count=30, deadline=None)
+    )
 
 
 # The byte array itself ------------------------------------------------------------------------------------

@@ -6,10 +6,14 @@ What is asked for is as in virtual time; what is real is the rest: sockets, `kil
 import hashlib
 import random
 
+import pytest
+
 from tests.array.byte_array import ByteArray
 from tests.cli.rig import Rig
 from tests.conformance.rig import libnbd
 from tests.system.rig import CLIENT_S, seeded
+
+pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
 
 AREA = 1 << 20
 STEPS = 150

@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 from tests.cli.rig import Rig
 from tests.conformance.rig import qemu_io
 from tests.system.rig import CLIENT_S, call, seeded, tool
 from tests.system.test_nbd_clients import need_fio
+
+pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
 
 COMMON = ["--ioengine=nbd", "--bsrange=4k-64k", "--blockalign=4k", "--verify=crc32c", "--rate_iops=300"]
 WRITES = ["--name=writes", "--rw=randwrite", "--iodepth=8", "--offset=0", "--size=32m"]

@@ -8,6 +8,8 @@ from tests.cli.rig import Rig
 from tests.conformance.rig import libnbd, random_file
 from tests.system.rig import CLIENT_S, call
 
+pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
+
 SIZE = 16 << 20
 BOTH = pytest.mark.parametrize("structured", [True, False], ids=["structured", "simple"])
 

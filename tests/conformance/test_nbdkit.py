@@ -12,6 +12,8 @@ from tests.cli.rig import Rig
 from tests.conformance.rig import failure, libnbd, nbdkit, qemu_io, random_file
 from tests.system.rig import call
 
+pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
+
 SIZE = 16 << 20
 
 FILTERS = {

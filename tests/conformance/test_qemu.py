@@ -11,12 +11,16 @@ from collections import deque
 from itertools import islice
 from types import SimpleNamespace
 
+import pytest
+
 from tests.array.byte_array import ByteArray
 from tests.cli.rig import Rig
 from tests.conformance import log_writes
 from tests.conformance.log_writes import Flag
 from tests.conformance.rig import libnbd, qemu_io, qemu_nbd
 from tests.system.rig import CLIENT_S, FileSystem, call, helper, how_to_mount, seeded, tool
+
+pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
 
 SIZE = 16 << 20
 AREA = 2 << 20
