@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-operator test-vm test-page page-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm test-page page-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # command, or file, and the Debian package that has it
 TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-img:qemu-utils qemu-io:qemu-utils \
 	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
-	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs ssh-keygen:openssh-client sqlite3:sqlite3
+	fio:fio badblocks:e2fsprogs /usr/lib/python3/dist-packages/nbd.py:python3-libnbd losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs ssh-keygen:openssh-client sqlite3:sqlite3
 
 # The same for what the benchmarks compare with; none of it is left running.
 BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
@@ -161,6 +161,9 @@ test: setup-dev tools ## Run every test but the long ones
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
+
+test-conformance: setup-dev tools ## Run programs that others wrote for testing against a served array
+	@$(BIN)/python -m pytest -rs tests/conformance $(ARGS)
 
 test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them
 	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.errors import Misuse
@@ -212,43 +210,3 @@ def test_attest_every_read_asks_for_evidence_with_each_fragment(sim: SimArray) -
     reads = [command for commands in asked for command in commands if command[65] == 4]
     assert len(reads) == 3
     assert all(command[66] == 1 for command in reads), "the flag that asks for evidence"
-
-
-_OFFSETS = st.integers(0, 12 * SECTOR_BYTES)
-_STEP = st.one_of(
-    st.tuples(st.just("write"), _OFFSETS, st.integers(0, 3 * SECTOR_BYTES), st.integers(1, 255)),
-    st.tuples(st.just("trim"), _OFFSETS, st.integers(0, 5 * SECTOR_BYTES), st.just(0)),
-    st.tuples(st.sampled_from(["flush", "settle", "remount", "crash"]), st.just(0), st.just(0), st.just(0)),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(_STEP, max_size=25), st.integers(0, 1 << 30))
-def test_behaves_like_a_byte_string(steps: list[tuple[str, int, int, int]], seed: int) -> None:
-    """Any writes, trims, flushes, remounts and crashes after a flush."""
-    sim = SimArray(k=2, n=3, sectors=12, seed=seed)
-    sim.create()
-    size = 12 * SECTOR_BYTES
-    model = bytearray(size)
-    for kind, offset, length, value in steps:
-        assert sim.array is not None
-        end = min(offset + length, size)
-        if kind == "write":
-            sim.run(sim.array.pwrite(offset, bytes([value]) * (end - offset)))
-            model[offset:end] = bytes([value]) * (end - offset)
-        elif kind == "trim":
-            sim.run(sim.array.trim(offset, end - offset))
-            model[offset:end] = bytes(end - offset)
-        elif kind == "flush":
-            sim.flush()
-        elif kind == "settle":
-            sim.settle()
-        elif kind == "remount":
-            sim.run(sim.array.close())
-            sim.mount()
-        else:
-            sim.flush()
-            sim.crash()
-            sim.mount()
-        assert sim.read(0, 12) == model
-    assert sim.read(0, 12) == model
