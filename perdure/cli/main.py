@@ -38,6 +38,7 @@ from perdure.cli import (
     up,
     upgrade,
     upkeep,
+    vss,
 )
 from perdure.errors import Misuse, PerdureError, error_to_json
 
@@ -75,6 +76,7 @@ for module in (
     loader,
     lifecycle,
     simulate,
+    vss,
     completion,
 ):
     module.register(cli)
