@@ -133,7 +133,7 @@ class Store:
         """Read the records and finish what a crash cut short; on zeros, make a volume. Raises Misuse, Corrupt."""
         head = self._array.pread(0, DATA_START * SECTOR_BYTES)
         if head[:SECTOR_BYTES] != HEADER:
-            self._require_zeros(head)
+            self._require_zeros()
             self._array.pwrite(0, HEADER)
             self._array.flush()
             return
@@ -153,18 +153,15 @@ class Store:
             self._wipe_out(file)
         self.settle()
 
-    def _require_zeros(self, head: bytes) -> None:
+    def _require_zeros(self) -> None:
         """Free sectors must be zeros; and whoever has something else on this array must not lose it."""
-        start = 0
-        while head == bytes(len(head)):
-            start += len(head)
-            if start >= self._array.size:
-                return
-            head = self._array.pread(start, min(_CHUNK_BYTES, self._array.size - start))
-        raise Misuse(
-            "The array holds something that is not a volume; nothing was changed. Use another array, or trim all of "
-            "this one if what it holds is to be lost."
-        )
+        for start in range(0, self._array.size, _CHUNK_BYTES):
+            length = min(_CHUNK_BYTES, self._array.size - start)
+            if self._array.pread(start, length) != bytes(length):
+                raise Misuse(
+                    "The array holds something that is not a volume; nothing was changed. Use another array, or trim "
+                    "all of this one if what it holds is to be lost."
+                )
 
     def _claim(self, file: File) -> None:
         if not all(self._space.claim(run) for run in file.extents):

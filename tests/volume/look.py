@@ -4,6 +4,8 @@ from perdure.array.geometry import SECTOR_BYTES
 from perdure.volume.record import DATA_START, Record, State
 from perdure.volume.volume import Volume
 
+ZEROS = bytes(SECTOR_BYTES)
+
 
 def content(volume: Volume) -> dict[str, bytes]:
     files = {name: volume.file(name) for name in volume.names}
@@ -12,10 +14,11 @@ def content(volume: Volume) -> dict[str, bytes]:
 
 def require_clean(array) -> None:
     """No sector is two files', all growing is settled, and whatever belongs to no file is zeros."""
+    data = array.pread(0, array.size)
     sectors = array.size // SECTOR_BYTES
     owned = {}
     for place in range(1, DATA_START):
-        record = Record.decode(array.pread(place * SECTOR_BYTES, SECTOR_BYTES), sectors)
+        record = Record.decode(data[place * SECTOR_BYTES : (place + 1) * SECTOR_BYTES], sectors)
         if record is None:
             continue
         assert record.state is State.QUIET
@@ -26,8 +29,8 @@ def require_clean(array) -> None:
                 owned[index] = min(left, SECTOR_BYTES)
                 left -= owned[index]
     for index in range(DATA_START, sectors):
-        data = array.pread(index * SECTOR_BYTES, SECTOR_BYTES)
-        assert not data[owned.get(index, 0) :].strip(b"\0"), f"sector {index} keeps what no file has"
+        rest = data[index * SECTOR_BYTES + owned.get(index, 0) : (index + 1) * SECTOR_BYTES]
+        assert rest == ZEROS[: len(rest)], f"sector {index} keeps what no file has"
 
 
 def reopened(array) -> dict[str, bytes]:
