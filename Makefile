@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # command, or file, and the Debian package that has it
 TOOLS := nbdinfo:libnbd-bin nbdcopy:libnbd-bin nbdfuse:libnbd-bin nbdkit:nbdkit qemu-img:qemu-utils qemu-io:qemu-utils \
 	qemu-system-x86_64:qemu-system-x86 swtpm:swtpm tpm2_checkquote:tpm2-tools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf \
-	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs sqlite3:sqlite3
+	fio:fio losetup:mount fsfreeze:util-linux mke2fs:e2fsprogs e2fsck:e2fsprogs fusermount3:fuse3 fuse2fs:fuse2fs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs ssh-keygen:openssh-client sqlite3:sqlite3
 
 # The same for what the benchmarks compare with; none of it is left running.
 BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:glusterfs-server etcd:etcd-server \
@@ -148,16 +148,16 @@ page-tools:
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
 LONG := tests/array/test_every_death.py
-# The operator's day for real: alarms, drills, upgrades. Ten minutes, which `make test` has not.
-OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py) \
-	tests/system/test_upgrades.py
+# The operator's day for real: alarms, drills, upgrades, mounts, successions. Twenty minutes, which `make test` has not.
+OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py test_run.py) \
+	tests/system/test_upgrades.py tests/lifecycle/test_succession.py tests/lifecycle/test_secrecy.py
 CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/manifest tests/nbd tests/simtee tests/spec
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
 	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES) $(OPERATOR)) tests $(LONG)
 
-test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade under load
+test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
 
 test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them

@@ -322,7 +322,7 @@ def genesis() -> Json:
     bad = {
         "cut short": record[:95],
         "another magic": b"PERDURE2" + record[8:],
-        "reserved byte set": flipped(record, 10),
+        "reserved byte set": flipped(record, 11),
         "bytes behind the record": record + b"\1",
         "k not more than half of n": record[:8] + b"\2\5" + record[10:],
     }

@@ -91,6 +91,8 @@ class Host:
 
     def __init__(self, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
         """`on_change` is called when a disk's health has changed."""
+        self.require_trusted: Callable[[bytes, int], None] = lambda _instance, _seat: None
+        """Raises Misuse for an instance that is not to be taken back into its seat, whatever it holds."""
         self.settings = settings
         self.runtime = AsyncioRuntime()
         self.verifier = PolicyVerifier(settings.policy, settings.collateral)
@@ -115,9 +117,10 @@ class Host:
         array.start()
         return array
 
-    async def create(self, geometry: Geometry) -> Array:
-        """Make an array of the blank disks at the addresses."""
-        return self.start(await create_on(self.world, self.channels, geometry, self.settings.policy.digest()))
+    async def create(self, geometry: Geometry, *, is_sealed: bool = True) -> Array:
+        """Make an array of the blank disks at the addresses; `is_sealed` is false for one in the clear."""
+        digest = self.settings.policy.digest()
+        return self.start(await create_on(self.world, self.channels, geometry, digest, is_sealed=is_sealed))
 
     async def mount(self, array_id: bytes) -> Array:
         """Take over an array."""
@@ -196,6 +199,7 @@ class Host:
                 f"The disk at {address} is fresh and holds nothing; nothing was changed. `perdure replace {seat}` "
                 f"rebuilds seat {seat} on it."
             )
+        self.require_trusted(greeting.instance, seat)
         known = roster.members | {gone.instance for gone in roster.departed}
         if greeting.instance not in known:  # of a member and of another seat's disk the engine says so
             raise Misuse(
@@ -233,18 +237,19 @@ async def _opened(host: Host, opening: Coroutine[Any, Any, Array]) -> AsyncItera
 
 @asynccontextmanager
 async def create_array_async(
-    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0
+    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0, is_sealed: bool = True
 ) -> AsyncIterator[Array]:
     """Make an array of n blank disks and own it until the block ends; keep `array.array_id`.
 
     `history_sectors` are kept beside `size_bytes` for `perdure.array.history`; a main program as a service wants
-    `perdure.array.geometry.HISTORY_SECTORS`.
+    `perdure.array.geometry.HISTORY_SECTORS`. `is_sealed` is false for an array in the clear, which what runs on it must
+    encrypt (docs/design.md, "In the clear").
 
     Raises Misuse (shape, size, disks that are not blank), BadEvidence, Unavailable; then there is no array.
     """
     geometry = Geometry.for_size(k, n, size_bytes, history_sectors)
     host = Host(settings)
-    async with _opened(host, host.create(geometry)) as array:
+    async with _opened(host, host.create(geometry, is_sealed=is_sealed)) as array:
         yield array
 
 
@@ -354,12 +359,12 @@ def _in_thread(host: Host, opening: Coroutine[Any, Any, Array]) -> Iterator[Sync
 
 @contextmanager
 def create_array(
-    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0
+    settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0, is_sealed: bool = True
 ) -> Iterator[SyncArray]:
     """`create_array_async` for threads: a context manager that gives a `SyncArray`."""
     geometry = Geometry.for_size(k, n, size_bytes, history_sectors)
     host = Host(settings)
-    with _in_thread(host, host.create(geometry)) as array:
+    with _in_thread(host, host.create(geometry, is_sealed=is_sealed)) as array:
         yield array
 
 

@@ -20,8 +20,12 @@ from perdure.disk.wire import DISK_SECTOR_BYTES, NO_EPOCH
 from perdure.errors import DiskLost, Misuse, PerdureError, Unavailable
 
 
-async def create(world: World, channels: Sequence[Channel], geometry: Geometry, policy_digest: bytes) -> Opened:
-    """Make an array of exactly n blank disks. Raises Misuse, Unavailable or BadEvidence; then there is no array.
+async def create(
+    world: World, channels: Sequence[Channel], geometry: Geometry, policy_digest: bytes, *, is_sealed: bool = True
+) -> Opened:
+    """Make an array of exactly n blank disks; `is_sealed` is false for one in the clear.
+
+    Raises Misuse, Unavailable or BadEvidence; then there is no array.
 
     Disks that were touched before it failed are no longer blank: restart them to use them again.
     """
@@ -37,7 +41,7 @@ async def create(world: World, channels: Sequence[Channel], geometry: Geometry, 
     if world.spread is not None:
         pairs = zip(sessions, greetings, strict=True)
         world.spread.require(geometry, [Place(session.channel.address, one.attested) for session, one in pairs])
-    genesis = Genesis(geometry, world.authority.public_key, policy_digest, instances)
+    genesis = Genesis(geometry, world.authority.public_key, policy_digest, instances, is_sealed)
     epoch = new_epoch(world.runtime, NO_EPOCH)
     roster = Roster(Version(epoch, 0), Version(NO_EPOCH, 0), 0, 0, instances, (), world.release, world.program)
     await _all(world, [session.open(instance, epoch) for session, instance in zip(sessions, instances, strict=True)])

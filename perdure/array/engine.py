@@ -36,7 +36,7 @@ class Array:
         self.has_chains = world.has_chains
         """Whether FLUSHes may rest on acknowledgement chains."""
         self.members = Members(opened.roster, opened.sessions, least=self.geometry.k if world.freezes else 0)
-        keys = Keys.derive(world.authority.private_key, opened.genesis.array_id)
+        keys = Keys.derive(world.authority.private_key, opened.genesis.array_id, is_sealed=opened.genesis.is_sealed)
         self._runtime = world.runtime
         self.cache = WriteCache()
         self.reader = Reader(
@@ -147,9 +147,15 @@ class Array:
         """Trim whole sectors, and return only when no live disk, journal or buffer holds them, with the receipt.
 
         Raises Misuse for parts of sectors, and when the range was written again meanwhile (then what it held before
-        is erased all the same, but there is no receipt); and what ends the mount.
+        is erased all the same, but there is no receipt), or the array is in the clear; and what ends the mount.
         """
         self._check(offset, length)
+        if not self.opened.genesis.is_sealed:
+            raise Misuse(
+                "this array is in the clear: a single disk that a host kept running would still hold a part of what "
+                "is erased, so there can be no receipt and nothing was erased. Trim it, and have what encrypts above "
+                "forget its key"
+            )
         run = whole_sectors(self.geometry, offset, length)
         erasure = Erasure(self._world, self.opened.genesis, self.members, self.cache, self.reader, self.committer)
         oldest = await erasure.oldest_version(run)
@@ -168,6 +174,7 @@ class Array:
         has changed but that disk.
         """
         self._check(0, 0)
+        reseal = reseal and self.opened.genesis.is_sealed
         joining = Join(
             self._world, self.opened.genesis, self.opened.epoch, self.members, self.cache, self.reader, self.committer
         )

@@ -35,8 +35,8 @@ _PAYLOAD_BYTES = SECTOR_BYTES - _PART.size
 _TAG = sha256(b"perdure/history/1").digest() * 2
 _NUMBER = Struct(">Q")
 _CHUNK = 256
-BODY_BYTES_MAX = 32 << 10
-"""Of one record: as much as a few documents of evidence take."""
+BODY_BYTES_MAX = 64 << 10
+"""Of one record: what the longest evidence that is believed takes in JSON, and more; of usual evidence a dozen."""
 NOTHING_BEFORE = bytes(32)
 
 

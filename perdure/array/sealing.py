@@ -13,6 +13,9 @@ r comes back only with all of c, hence with k fragments: fewer tell nothing, eve
 A tag of zeros means never written or trimmed, and reads as zeros. Tags come from this program's memory or with
 evidence; a fragment is believed only if it fits its tag.
 
+An array in the clear has c = plaintext and r = zeros, and all else as it is: it is as fresh and as whole, and hosts
+read it. It is for what encrypts above, such as LUKS (docs/design.md, "In the clear").
+
 Counter blocks start at 2 because that is where AES-GCM with a nonce of zeros starts to encrypt (NIST SP 800-38D,
 7.1): its one call in `cryptography` takes a third of the time of a stream cipher's object with a new key. Its tag is
 thrown away; ours says more. HMAC's two states (RFC 2104) are kept with key and array id already in, so that a MAC of
@@ -70,6 +73,7 @@ class Keys:
     wrap: bytes
     mac: bytes
     journal: bytes
+    is_sealed: bool = True
     wrapping: _Mac = field(init=False, compare=False)
     authenticating: _Mac = field(init=False, compare=False)
 
@@ -78,10 +82,10 @@ class Keys:
         object.__setattr__(self, "authenticating", _Mac(self.mac, self.array_id))
 
     @classmethod
-    def derive(cls, private_key: bytes, array_id: bytes) -> Keys:
+    def derive(cls, private_key: bytes, array_id: bytes, *, is_sealed: bool = True) -> Keys:
         """The array's keys by HKDF-SHA-256 from the authority's 32-byte private key, salted by the array's id."""
         material = HKDF(SHA256(), 96, salt=array_id, info=b"perdure/sealing/2").derive(private_key)
-        return cls(array_id, material[:32], material[32:64], material[64:])
+        return cls(array_id, material[:32], material[32:64], material[64:], is_sealed)
 
 
 def generation_of(tag: bytes) -> int:
@@ -113,11 +117,11 @@ def seal(
         raise ValueError("a row has room for a sector")
     rows = np.zeros((len(indices), width), np.uint8)
     room = rows.reshape(-1).data
-    fresh = random(32 * len(indices))
+    fresh = random(32 * len(indices)) if keys.is_sealed else bytes(32 * len(indices))
     tags = []
     for at, (index, sector) in enumerate(zip(indices, sectors, strict=True)):
         key = fresh[32 * at : 32 * at + 32]
-        ciphertext = _stream(key, sector)
+        ciphertext = _stream(key, sector) if keys.is_sealed else sector
         room[at * width : at * width + SECTOR_BYTES] = ciphertext
         tags.append(_tag(keys, index, generation, key, sha256(ciphertext).digest()))
     return rows, b"".join(tags)
@@ -142,6 +146,8 @@ def unseal(keys: Keys, index: int, tag: bytes, ciphertext: Buffer) -> Buffer:
     if tag == NEVER_WRITTEN:
         return bytes(SECTOR_BYTES)
     digest = check(keys, index, tag, ciphertext)
+    if not keys.is_sealed:
+        return ciphertext
     return _stream(_xor(tag[:32], keys.wrapping.digest(index.to_bytes(8, "big") + tag[56:] + digest)), ciphertext)
 
 

@@ -13,6 +13,7 @@ import click
 from perdure.cli import layout, output
 from perdure.cli.options import config_options, find_config, verb
 from perdure.errors import Unavailable
+from perdure.service.mounting import record
 from perdure.service.site import artefacts, background, processes
 from perdure.service.status import ArrayStatus
 
@@ -59,6 +60,7 @@ def register(cli: click.Group) -> None:
     def export(config_file: Path | None, directory: Path, as_json: bool) -> int:
         """Stop the main program cleanly, so that another machine can import the array."""
         found = find_config(config_file, directory)
+        record.require_none_at_work(found.directory)
         with processes.locked(found.directory), output.progress("flushing and bringing everything home"):
             was_running = background.stop(found)
         if not was_running:

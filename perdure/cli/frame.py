@@ -18,7 +18,7 @@ from rich.text import Text
 from perdure.cli import scan
 from perdure.cli.iostat import Rate, rates
 from perdure.cli.layout import count
-from perdure.cli.output import human_size
+from perdure.cli.output import human_size, plain
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State
 from perdure.service.telling.events import Event, Level
 
@@ -58,11 +58,6 @@ def frame(look: Look) -> RenderableType:
     if look.now.repairs:
         parts += [*_repairs(look.now.repairs), Text()]
     return Group(*parts, *(_event(event) for event in reversed(look.events)))
-
-
-def plain(text: str) -> str:
-    """`text` with whatever could move a cursor or change a terminal made visible as a question mark."""
-    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 # The array ------------------------------------------------------------------------------------------------

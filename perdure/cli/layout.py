@@ -19,7 +19,8 @@ _COLOURS: Final = {DiskState.ONLINE: "green", DiskState.REBUILDING: "cyan", Disk
 
 def is_healthy(status: ArrayStatus) -> bool:
     """Whether there is nothing that an operator must know: what `status -x` leaves out."""
-    return status.exit_code == 0 and not any(sum(disk.errors.values()) for disk in status.disks)
+    has_errors = any(sum(disk.errors.values()) for disk in status.disks)
+    return status.exit_code == 0 and status.http_error is None and not has_errors
 
 
 def brief_text(status: ArrayStatus) -> str:
@@ -38,7 +39,9 @@ def text(status: ArrayStatus, *, is_verbose: bool = False) -> str:
         f"   size: {human_size(status.size_bytes)}; any {status.k} of {status.n} disks hold it, "
         f"{count(status.losses_survived, 'more disk')} may be lost",
         f"    nbd: {status.nbd_uri}",
+        *_page(status),
         f"   acknowledgements: {_acknowledgements(status)}",
+        *([] if status.is_sealed else ["   sealing: NONE; hosts read whatever is not encrypted above the array"]),
         *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         *([] if status.repairs else ["   scan: none requested"]),
         "config:",
@@ -82,6 +85,12 @@ def _what_is(status: ArrayStatus) -> str:
     if status.state is State.SUSPENDED:
         return f"Suspended: fewer than {status.k} disks answer, and all requests wait for them: {', '.join(bad)}."
     return f"Serving, without full redundancy: {', '.join(bad)}." if bad else "Serving; every disk is in its seat."
+
+
+def _page(status: ArrayStatus) -> list[str]:
+    if status.http_error is not None:
+        return [f"   page: {click.style('NOT SERVED', fg='yellow')}. {status.http_error}"]
+    return [] if status.http_url is None else [f"   page: {status.http_url}"]
 
 
 def _acknowledgements(status: ArrayStatus) -> str:

@@ -6,6 +6,7 @@ is an object on standard output too. A defect is one sentence as well; its trace
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
@@ -40,6 +41,7 @@ from perdure.cli import (
     upkeep,
     vss,
 )
+from perdure.cli import run as run_verb
 from perdure.errors import Misuse, PerdureError, error_to_json
 
 USAGE_EXIT_CODE = 2
@@ -67,6 +69,7 @@ for module in (
     top,
     upgrade,
     serve,
+    run_verb,
     doctor,
     disk,
     image,
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(words: list[str]) -> int:
     """Run one command; the exit code."""
-    as_json = "--json" in words
+    as_json = "--json" in itertools.takewhile(lambda word: word != "--", words)
     try:
         outcome: Any = cli.main(words, prog_name="perdure", standalone_mode=False)
     except PerdureError as error:

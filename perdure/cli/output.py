@@ -35,6 +35,11 @@ def progress(text: str) -> Iterator[None]:
         yield
 
 
+def plain(text: str) -> str:
+    """`text` with whatever could move a cursor or change a terminal made visible as a question mark."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
 def human_size(size_bytes: int) -> str:
     """`256 MiB`, or bytes where that would not be exact."""
     for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):

@@ -21,7 +21,7 @@ INDEX: Final = "README.md"
 PROGRAM: Final = "perdure"
 TOPICS: Final = (
     ("An array of simulated disks on this machine", ("up", "down")),
-    ("An array", ("create", "import", "export", "serve", "upgrade")),
+    ("An array", ("create", "import", "export", "serve", "run", "upgrade")),
     ("How it is", ("status", "list", "top", "iostat", "events", "history")),
     ("Repair", ("replace", "rejoin", "scrub", "verify", "offline", "online", "clear")),
     ("Erasing", ("erase", "evidence verify-receipt")),

@@ -77,6 +77,7 @@ class View:
             status = background.status(self._found)
             if status.uptime_ms < self._looks[-1].uptime_ms:  # another mount, which counts from zero
                 self._looks.clear()
+                self._events.clear()  # it may give numbers again
             self._looks.append(status)
             self._take_events()
             self._silence = None

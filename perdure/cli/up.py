@@ -10,8 +10,9 @@ import click
 from perdure.cli import layout, output
 from perdure.cli.options import Size, absolute, directory_option, verb
 from perdure.errors import Misuse
+from perdure.service.mounting import record
 from perdure.service.site import artefacts, background, config, local, processes, template
-from perdure.service.site.config import Acknowledgements, Config
+from perdure.service.site.config import Acknowledgements, Config, Sealing
 from perdure.service.site.local import Wish
 from perdure.service.status import ArrayStatus, DiskState
 
@@ -36,6 +37,11 @@ def register(cli: click.Group) -> None:
         "--acknowledgements",
         type=click.Choice([str(one) for one in Acknowledgements]),
         help="What a FLUSH of a new array rests on; chains are faster, and weaker.  [default: evidence]",
+    )
+    @click.option(
+        "--sealing",
+        type=click.Choice([str(one) for one in Sealing]),
+        help="`none`: hosts read a new array; only for what encrypts above, such as LUKS.  [default: perdure]",
     )
     @click.option("--spares", type=click.IntRange(0, 16), help="Blank disks that take a dead one's seat by themselves.")
     @click.option("--http", metavar="HOST:PORT", help="Where a new array shows its page and its metrics.")
@@ -66,6 +72,7 @@ def register(cli: click.Group) -> None:
         directory = absolute(directory)
         if not directory.exists():
             raise Misuse(f"There is nothing in {directory}: no array was made there; nothing was changed.")
+        record.require_none_at_work(directory)
         with processes.locked(directory):
             return _destroy(directory, as_json=as_json) if destroy else _down(directory, as_json=as_json)
 
@@ -93,6 +100,7 @@ def _configuration(directory: Path, given: dict[str, Any]) -> Config:
                 acknowledgements=Acknowledgements(given["acknowledgements"] or Acknowledgements.EVIDENCE),
                 spares=given["spares"] or 0,
                 http=given["http"],
+                sealing=Sealing(given["sealing"] or Sealing.PERDURE),
             ),
         )
         return config.load(path)
@@ -127,9 +135,9 @@ def _require_fit(found: Config, given: dict[str, Any]) -> None:
     asked |= {"--dead-after-ms": given["dead_after_ms"], "--acknowledgements": given["acknowledgements"]}
     shape = found.array
     serve = found.serve
-    asked |= {"--spares": given["spares"], "--http": given["http"]}
+    asked |= {"--spares": given["spares"], "--http": given["http"], "--sealing": given["sealing"]}
     has: tuple[object, ...] = (shape.disks, shape.threshold, shape.size_bytes)
-    has += (serve.dead_after_ms, serve.acknowledgements, len(found.spares), serve.http)
+    has += (serve.dead_after_ms, serve.acknowledgements, len(found.spares), serve.http, shape.sealing)
     for (option, wanted), value in zip(asked.items(), has, strict=True):
         if wanted is not None and wanted != value:
             raise Misuse(
@@ -180,6 +188,8 @@ def _show(status: ArrayStatus, directory: Path, *, is_new: bool, as_json: bool) 
         output.note(f"perdure: the array is {status.state}: seat {', '.join(bad)}. {status.action}")
     if status.failure is not None:
         output.note(f"perdure: {status.failure['message']} {status.action}")
+    if status.http_error is not None:
+        output.note(f"perdure: {status.http_error}")
     return status.exit_code
 
 

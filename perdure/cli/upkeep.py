@@ -46,7 +46,11 @@ def register(cli: click.Group) -> None:
     @click.argument("seat", type=int, required=False, shell_complete=complete_seat)
     @config_options
     def clear(seat: int | None, config_file: Path | None, directory: Path, as_json: bool) -> int:
-        """Set error counters to zero, of one SEAT or of all, and forget repairs that have ended. Events stay."""
+        """Set error counters to zero, of one SEAT or of all, and forget repairs that have ended. Events stay.
+
+        With SEAT, a disk that is gone from it may come back although evidence spoke against it (ROLLBACK, CLONE): give
+        it only if you know that no host was at fault, as with an address that was your own mistake.
+        """
         value = ask(find_config(config_file, directory).serve.control, "clear", seat=seat)
         output.result(value, "Cleared.", as_json=as_json)
         return 0

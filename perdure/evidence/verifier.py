@@ -7,6 +7,7 @@ policy names for its own platform. So a host gains nothing by calling its eviden
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from perdure.errors import MalformedEvidence
 from perdure.evidence import envelope
@@ -19,6 +20,10 @@ from perdure.evidence.snp import verifier as snp
 from perdure.evidence.tdx import verifier as tdx
 from perdure.evidence.tpm import verifier as tpm
 from perdure.evidence.verified import VerifiedEvidence, expect_report_data
+
+EVIDENCE_BYTES_MAX: Final = 36 << 10
+"""The longest TDX quote and what is around it. Hosts may lengthen most platforms' evidence with bytes that nobody signs
+and nobody reads; what is believed must fit into one record of the history, or a host could keep out its own proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Verifier:
 
     def read(self, evidence: bytes, at_ms: int) -> VerifiedEvidence:
         """The same, whatever the evidence commits to."""
+        if len(evidence) > EVIDENCE_BYTES_MAX:
+            raise MalformedEvidence(f"The evidence has {len(evidence)} bytes; {EVIDENCE_BYTES_MAX} are the most.")
         if not envelope.is_envelope(evidence):
             return nitro.verify(evidence, policy=self.policy, at_ms=at_ms, chains=self.chains, forms=self.forms)
         opened = envelope.open_envelope(evidence)

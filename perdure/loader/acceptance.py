@@ -43,6 +43,8 @@ async def accept(secret: Secret, manifest: Manifest, addresses: Sequence[str]) -
             f"The manifest says {manifest.threshold} of {manifest.disks} disks and the array has {shape.k} of "
             f"{shape.n}; nothing was started. The developers must sign a higher version with the true numbers."
         )
+    if not array.opened.genesis.is_sealed:
+        raise Misuse("The array is in the clear, and no main program runs on such a one under a loader.")
     return shape
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -39,6 +40,11 @@ class CarriedServer:
 
     listener: int
     clients: tuple[tuple[int, Carried], ...]
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All of them."""
+        return (self.listener, *(fd for fd, _ in self.clients))
 
 
 class NbdServer:
@@ -117,10 +123,20 @@ class NbdServer:
             session.resume()
 
     def carried(self) -> CarriedServer:
-        """The paused server, for another program; this one must not be used any more once that one has begun."""
+        """The paused server, for another program; this one must not be used any more once that one has begun.
+
+        Raises OSError when there are no descriptors left, and then holds none.
+        """
         assert self._socket is not None
-        clients = tuple(session.carried() for session in self._sessions if not session.is_busy)  # the rest have gone
-        return CarriedServer(os.dup(self._socket.fileno()), clients)
+        with ExitStack() as undo:
+            clients = []
+            for session in self._sessions:
+                if not session.is_busy:  # the rest have gone
+                    clients.append(session.carried())
+                    undo.callback(os.close, clients[-1][0])
+            carried = CarriedServer(os.dup(self._socket.fileno()), tuple(clients))
+            undo.pop_all()
+        return carried
 
     async def close(self) -> None:
         """Stop listening, answer every request already taken, then close the connections. May be called twice.

@@ -161,7 +161,8 @@ class Session(asyncio.BufferedProtocol):
     def carried(self) -> tuple[int, Carried]:
         """A descriptor of the client's socket, the caller's own, and where its connection stands: paused, not busy."""
         assert self._transport is not None
-        return os.dup(self._transport.get_extra_info("socket").fileno()), self._core.carried()
+        stands = self._core.carried()
+        return os.dup(self._transport.get_extra_info("socket").fileno()), stands
 
     # Requests in ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from perdure.errors import Misuse
 from perdure.service.main import settings_of
 from perdure.service.site import artefacts, config, template
 from perdure.service.site.artefacts import ArrayRecord
-from perdure.service.site.config import Config
+from perdure.service.site.config import Config, Sealing
 
 
 def create_array(found: Config) -> Config:
@@ -24,7 +24,7 @@ def create_array(found: Config) -> Config:
         )
     template.with_value(found.path.read_text(), "array", "id", "0" * 64)  # better refused now than with the array made
     shape = found.array
-    opened = asyncio.run(_create(settings_of(found), shape.threshold, shape.disks, shape.size_bytes))
+    opened = asyncio.run(_create(settings_of(found), shape.threshold, shape.disks, shape.size_bytes, shape.sealing))
     # The record first: with it alone, `up` finds the id again. Nothing was written to the array yet.
     ArrayRecord.of(opened.genesis, found.array.policy_file).write(found.directory)
     text = template.with_value(found.path.read_text(), "array", "id", opened.genesis.array_id.hex())
@@ -32,6 +32,9 @@ def create_array(found: Config) -> Config:
     return config.load(found.path)
 
 
-async def _create(settings: Settings, k: int, n: int, size_bytes: int) -> Opened:
-    async with create_array_async(settings, k=k, n=n, size_bytes=size_bytes, history_sectors=HISTORY_SECTORS) as array:
+async def _create(settings: Settings, k: int, n: int, size_bytes: int, sealing: Sealing) -> Opened:
+    is_sealed = sealing is Sealing.PERDURE
+    async with create_array_async(
+        settings, k=k, n=n, size_bytes=size_bytes, history_sectors=HISTORY_SECTORS, is_sealed=is_sealed
+    ) as array:
         return array.opened

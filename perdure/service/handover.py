@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,11 +47,13 @@ class Handover:
     @property
     def descriptors(self) -> Iterator[int]:
         """All of them."""
-        yield from (self.lock, self.control, self.nbd.listener)
-        yield from (fd for fd, _ in self.nbd.clients)
+        yield from (self.lock, self.control, *self.nbd.descriptors)
 
     def write(self) -> int:
-        """Write it into memory without a name; the descriptor. Nothing is inheritable yet."""
+        """Write it into memory without a name; the descriptor. Nothing is inheritable yet.
+
+        Raises OSError when there is no memory or no descriptor for it, and then leaves none open.
+        """
         clients = [{"fd": fd, **client.head()} for fd, client in self.nbd.clients]
         head = {
             "version": VERSION,
@@ -63,11 +66,14 @@ class Handover:
         }
         text = json.dumps(head).encode()
         memory = os.memfd_create("perdure-handover", os.MFD_CLOEXEC)
-        with open(memory, "wb", closefd=False) as file:
-            file.write(_LENGTH.pack(len(text)) + text)
-            for _, client in self.nbd.clients:
-                for blob in client.blobs():
-                    file.write(blob)
+        with ExitStack() as undo:
+            undo.callback(os.close, memory)
+            with open(memory, "wb", closefd=False) as file:
+                file.write(_LENGTH.pack(len(text)) + text)
+                for _, client in self.nbd.clients:
+                    for blob in client.blobs():
+                        file.write(blob)
+            undo.pop_all()
         return memory
 
 

@@ -34,7 +34,7 @@ from perdure.service.metered import Metered
 from perdure.service.observe import is_waiting
 from perdure.service.service import Service
 from perdure.service.site import artefacts, processes
-from perdure.service.site.config import Acknowledgements, Attest, Config, WhenTooFew
+from perdure.service.site.config import Acknowledgements, Attest, Config, Sealing, WhenTooFew
 from perdure.service.status import ArrayStatus
 from perdure.service.telling.notify import Notifier
 
@@ -221,6 +221,8 @@ class _Main:
         )
         if inherited is not None:
             service.follow(inherited)
+        await _unless(self._stopping, service.recall())  # before anybody asks or is told how the array stands
+        service.watch()
         await control.listen(service.handle)
         logger.info("serving %s", nbd.uri)
         await service.show(self._config.serve.http)
@@ -254,6 +256,14 @@ async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
             f"{config.path} says {wanted.threshold} of {wanted.disks} disks and {wanted.size_bytes} bytes, but the "
             f"array was created with {shape.k} of {shape.n} and {shape.size_bytes}; it is unharmed and closed. Correct "
             "the file: a change there does not change an array."
+        )
+    if array.opened.genesis.is_sealed is not (wanted.sealing is Sealing.PERDURE):
+        await array.close()
+        is_which = "sealed" if array.opened.genesis.is_sealed else "in the clear: hosts read everything on it"
+        raise Misuse(
+            f"{config.path} says sealing = {str(wanted.sealing)!r}, but the array is {is_which}; it is unharmed and "
+            "closed. Correct `array.sealing` in the file if that is what you want: a change there does not change an "
+            "array."
         )
     for stray in array.opened.strays:
         if not is_waiting(stray, config.spares):

@@ -13,11 +13,13 @@ from perdure.array.session import Health, Session
 from perdure.array.world import Stray
 from perdure.disk.wire import LINKS
 from perdure.errors import Blank, Clone, Fenced, Fork, PerdureError, TakenOffline, error_to_json
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+from perdure.service.status import FORKS, ArrayStatus, DiskState, DiskStatus, Repair, State, Verb
+from perdure.service.telling.verdicts import Verdict
 from perdure.shell.meter import Meter
 
 EXPOSURE: Final = {"ms": CHAIN_MS_MAX, "commands": LINKS, "entries": LINKED_MAX}
 IN_USE = (DiskState.ONLINE, DiskState.SUSPECT)
+_GONE = (DiskState.OFFLINE, DiskState.DEAD, DiskState.BLANK, *FORKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Surroundings:
     spares: tuple[str, ...] = ()
     events_last: int = 0
     scrubbed_unix_ms: int | None = None
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """By instance (hexadecimal): what the events say of it, those of earlier main programs too."""
 
 
 NOTHING_AROUND: Final = Surroundings()
@@ -49,10 +53,9 @@ def observe(
     around: Surroundings = NOTHING_AROUND,
 ) -> ArrayStatus:
     """The array as it is now. `addresses` are the configuration's, `now_ms` the runtime's clock."""
-    disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs))
-    alive_count = sum(disk.state in IN_USE for disk in disks)
+    disks = tuple(_placed(disk, around) for disk in _disks(array, addresses, now_ms, repairs, around))
     failure, shape = array.committer.failure, array.geometry
-    survives = max(0, alive_count - shape.k) if failure is None else 0
+    spare = _spare(disks, shape.k) if failure is None else 0
     state = _state(failure, disks, is_suspended=array.is_suspended)
     version = array.members.roster.version
     return ArrayStatus(
@@ -62,7 +65,7 @@ def observe(
         n=shape.n,
         size_bytes=shape.size_bytes,
         disks=disks,
-        losses_survived=survives,
+        losses_survived=max(0, spare),
         summary=_summary(disks),
         roster_version=f"{version.epoch.hex()}.{version.counter}",
         dirty_sectors=array.cache.dirty_sectors,
@@ -70,10 +73,11 @@ def observe(
         journal_last=array.committer.last,
         strays=_strays(array, disks, around.spares),
         nbd_uri=nbd_uri,
-        action=_action(state, survives, disks),
+        action=_action(state, spare, disks),
         failure=None if failure is None else error_to_json(failure),
         exit_code=_exit_code(state, failure, disks),
         repairs=tuple(repairs),
+        is_sealed=array.opened.genesis.is_sealed,
         acknowledgements="chains" if array.has_chains else "evidence",
         exposure=dict(EXPOSURE) if array.has_chains else None,
         evidence_age_ms=max((disk.evidence_age_ms for disk in disks if disk.evidence_age_ms is not None), default=None),
@@ -119,8 +123,14 @@ def _exit_code(state: State, failure: PerdureError | None, disks: Sequence[DiskS
 
 
 def _summary(disks: Sequence[DiskStatus]) -> str:
-    """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one."""
-    return "[" + "".join("U" if disk.state in IN_USE else "_" for disk in disks) + "]"
+    """As in /proc/mdstat: U for a disk that is in use, _ for a seat without one; and ? for one that is silent."""
+    marks = {DiskState.ONLINE: "U", DiskState.SUSPECT: "?"}
+    return "[" + "".join(marks.get(disk.state, "_") for disk in disks) + "]"
+
+
+def _spare(disks: Sequence[DiskStatus], needed: int) -> int:
+    """How many more disks may be lost, if those that are silent are; negative where all waits for them."""
+    return sum(disk.state is DiskState.ONLINE for disk in disks) - needed
 
 
 # Seats ----------------------------------------------------------------------------------------------------
@@ -140,7 +150,9 @@ def _strays(array: Array, disks: Sequence[DiskStatus], spares: Sequence[str]) ->
     )
 
 
-def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair]) -> tuple[DiskStatus, ...]:
+def _disks(
+    array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequence[Repair], around: Surroundings
+) -> tuple[DiskStatus, ...]:
     sessions = dict(array.members)
     in_use = {session.channel.address for session in sessions.values()}
     joining = {repair.seat: repair.address for repair in repairs if not repair.state.is_over}
@@ -154,7 +166,7 @@ def _disks(array: Array, addresses: Sequence[str], now_ms: int, repairs: Sequenc
             seats.append(DiskStatus(seat, None, joining[seat], DiskState.REBUILDING, none))
         else:
             hint = addresses[seat] if seat < len(addresses) and addresses[seat] not in in_use else None
-            seats.append(_departed(array, seat, hint))
+            seats.append(_departed(array, seat, hint, around.verdicts))
     return tuple(seats)
 
 
@@ -185,21 +197,35 @@ def _hexadecimal(measurement: Mapping[str, bytes]) -> Mapping[str, str]:
     return {name: value.hex() for name, value in measurement.items() if any(value)}
 
 
-def _departed(array: Array, seat: int, address: str | None) -> DiskStatus:
-    """An empty seat: who held it, and what is found at the address where it was expected."""
+def _departed(array: Array, seat: int, address: str | None, told: Mapping[str, Verdict]) -> DiskStatus:
+    """An empty seat: who held it, and what is found at the address where it was expected.
+
+    What evidence shows outweighs the rest, whenever it was shown; then what an operator did.
+    """
     held = [gone.instance for gone in array.members.roster.departed if gone.seat == seat]
     instance = held[-1] if held else None
-    verdicts = [array.members.lost[instance]] if instance in array.members.lost else []
-    verdicts += [stray.why for stray in array.opened.strays if stray.address == address]
-    state = _state_of(verdicts[0]) if verdicts else DiskState.DEAD
+    before = None if instance is None else told.get(instance.hex())
+    seen = [array.members.lost[instance]] if instance in array.members.lost else []
+    seen += [stray.why for stray in array.opened.strays if stray.address == address]
+    verdicts = [Verdict(_state_of(why), str(why)) for why in seen]
+    if before is not None and before.is_cleared:
+        verdicts = [before]
+    elif before is not None and before.state in _GONE:
+        verdicts.append(before)
+    found = min(verdicts, key=_weight, default=Verdict(DiskState.DEAD))
     return DiskStatus(
         seat=seat,
         instance=None if instance is None else instance.hex(),
         address=address,
-        state=DiskState.MISSING if instance is None else state,
+        state=DiskState.MISSING if instance is None else found.state,
         errors=_counters(array, instance),
-        reason=str(verdicts[0]) if verdicts else None,
+        reason=found.reason,
     )
+
+
+def _weight(verdict: Verdict) -> int:
+    """The least weighs most; of two alike, the one that was found later comes first."""
+    return 0 if verdict.state in FORKS else 1 if verdict.state is DiskState.OFFLINE else 2
 
 
 def _counters(array: Array, instance: bytes | None) -> Mapping[str, int]:
@@ -220,23 +246,23 @@ def _state_of(verdict: PerdureError) -> DiskState:
 # Advice ---------------------------------------------------------------------------------------------------
 
 
-def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
+def _action(state: State, spare: int, disks: Sequence[DiskStatus]) -> str:
+    """In sentences; `spare` may be negative, as `_spare` says."""
+    gone, is_any_silent = _gone(disks), any(disk.state is DiskState.SUSPECT for disk in disks)
     match state:
         case State.ONLINE:
             return "None is needed."
         case State.DEGRADED if any(disk.is_fork for disk in disks):
             return (
                 "Evidence shows that a host rolled a disk back or put another in its place. Everything flushed is safe "
-                f"on the others, and {survives} more may be lost. Do not trust that host; keep the evidence, which "
-                f"`perdure events` names, and the main program's log. {_mending(disks)}"
+                f"on the others, and {max(0, spare)} more may be lost. Do not trust that host; keep the evidence, "
+                f"which `perdure events` names, and the main program's log. {_mending(disks)}"
             ).rstrip()
-        case State.DEGRADED if survives and all(disk.state in IN_USE for disk in disks):
-            return f"Everything flushed is safe: {_silent(survives, disks)}"
-        case State.DEGRADED if survives:
-            gone = sum(disk.state not in IN_USE for disk in disks)
-            are = "is" if gone == 1 else "are"
-            what = f"{gone} of {len(disks)} disks {are} gone, and {survives} more may be lost"
-            return f"Everything flushed is safe: {what}. {_mending(disks)}"
+        case State.DEGRADED if is_any_silent:
+            more = f"{gone}, " if gone else ""
+            return f"Everything flushed is safe: {more}{_silent(spare, disks)} {_mending(disks)}".rstrip()
+        case State.DEGRADED if spare > 0:
+            return f"Everything flushed is safe: {gone}, and {spare} more may be lost. {_mending(disks)}"
         case State.DEGRADED:
             first = f"{_mending(disks)} ".lstrip()
             return (
@@ -266,11 +292,16 @@ def _action(state: State, survives: int, disks: Sequence[DiskStatus]) -> str:
             )
 
 
-def _silent(survives: int, disks: Sequence[DiskStatus]) -> str:
+def _gone(disks: Sequence[DiskStatus]) -> str:
+    count = sum(disk.state not in IN_USE for disk in disks)
+    return f"{count} of {len(disks)} disks {'is' if count == 1 else 'are'} gone" if count else ""
+
+
+def _silent(spare: int, disks: Sequence[DiskStatus]) -> str:
     """About disks of which nobody knows yet whether they are gone: they are not counted on."""
     count = sum(disk.state is DiskState.SUSPECT for disk in disks)
     what, them, their = ("a disk is", "it", "its host") if count == 1 else (f"{count} disks are", "them", "their hosts")
-    rest = "the array stops" if count > survives else f"{survives - count} more may be lost"
+    rest = "the array stops" if spare < 0 else f"{spare} more may be lost"
     return (
         f"{what} silent, and writes wait for {them}. Without {them} {rest}. Look at {their} and the network, and keep "
         "the others running."

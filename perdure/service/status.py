@@ -13,7 +13,11 @@ from typing import Any, Final
 from perdure import RELEASE, __version__
 from perdure.errors import Fork, Misuse
 
-VERSION: Final = 5
+VERSION: Final = 6
+OTHER_RELEASE: Final = (
+    "The main program serves on, but it is of another release than this command. Run `perdure upgrade`: it puts the "
+    "program that is installed now in its place, and clients only wait."
+)
 
 
 class State(StrEnum):
@@ -46,6 +50,10 @@ class DiskState(StrEnum):
     ROLLBACK = "rollback"
     MISSING = "missing"
     REBUILDING = "rebuilding"
+
+
+FORKS: Final = (DiskState.CLONE, DiskState.ROLLBACK)
+"""What evidence shows of a disk whose host is not to be trusted."""
 
 
 class Verb(StrEnum):
@@ -99,7 +107,7 @@ class DiskStatus:
     @property
     def is_fork(self) -> bool:
         """Whether evidence shows that time was turned back here, or that another disk stands in its place."""
-        return self.state in (DiskState.CLONE, DiskState.ROLLBACK)
+        return self.state in FORKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,8 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class ArrayStatus:
-    """The whole status. `losses_survived` is how many more disks may be lost now; `journal_last` counts entries.
+    """The whole status. `losses_survived` is how many more disks may be lost now, counting silent ones as lost;
+    `journal_last` counts entries.
 
     `repairs`: what runs, and the last that ended, of each seat and of scrubs.
     """
@@ -186,6 +195,12 @@ class ArrayStatus:
     """How often the program has been replaced in its process."""
     upgrade_error: Mapping[str, Any] | None = None
     """Why the last upgrade that was begun did not happen."""
+    http_url: str | None = None
+    """Where the page and the metrics are; None where none was asked for, or it could not be served ..."""
+    http_error: str | None = None
+    """... and then why."""
+    is_sealed: bool = True
+    """False for an array in the clear, which hosts read."""
     version: int = VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -196,9 +211,7 @@ class ArrayStatus:
     def from_json(cls, value: Mapping[str, Any]) -> ArrayStatus:
         """Read what a main program of this release said; raises Misuse for another's."""
         if value.get("version") != VERSION:
-            raise Misuse(
-                "The main program is of another release than this command; restart it with `perdure down`, `up`."
-            )
+            raise Misuse(OTHER_RELEASE)
         disks = tuple(DiskStatus(**{**disk, "state": DiskState(disk["state"])}) for disk in value["disks"])
         repairs = tuple(Repair.from_json(repair) for repair in value["repairs"])
         state, strays, spares = State(value["state"]), tuple(value["strays"]), tuple(value["spares"])

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -185,24 +186,23 @@ class Upgrade:
     def _execute(self) -> None:
         """Become the new program; return only by raising OSError, with nothing changed."""
         parts = self._parts
-        left = Handover(
-            parts.lock, parts.control.carried(), parts.nbd.carried(), self.upgrades + 1, parts.repairs.unfinished()
-        )
-        memory = left.write()
-        descriptors = [memory, *left.descriptors]
-        environment = {**os.environ, **parts.notifier.variables, handover.VARIABLE: str(memory)}
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # or another one would end the new program at its start
-        try:
-            for fd in descriptors:
+        with ExitStack() as undo:  # whatever raises, and wherever: nothing stays open, and nothing inheritable
+            control = parts.control.carried()
+            undo.callback(os.close, control)
+            nbd = parts.nbd.carried()
+            for fd in nbd.descriptors:
+                undo.callback(os.close, fd)
+            left = Handover(parts.lock, control, nbd, self.upgrades + 1, parts.repairs.unfinished())
+            memory = left.write()
+            undo.callback(os.close, memory)
+            environment = {**os.environ, **parts.notifier.variables, handover.VARIABLE: str(memory)}
+            before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # or another one would end the new program early
+            undo.callback(signal.signal, signal.SIGHUP, before)
+            undo.callback(os.set_inheritable, parts.lock, False)
+            for fd in (memory, *left.descriptors):
                 os.set_inheritable(fd, True)
             logger.info("upgrading: executing %s", sys.executable)
             os.execve(sys.executable, _command(), environment)  # noqa: S606  (our own program, whatever it is by now)
-        finally:
-            signal.signal(signal.SIGHUP, before)
-            os.set_inheritable(parts.lock, False)
-            for fd in descriptors:
-                if fd != parts.lock:
-                    os.close(fd)
 
     async def stop(self) -> None:
         """Let go of an upgrade under way."""

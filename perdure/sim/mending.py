@@ -82,6 +82,7 @@ class Mending:
     """All that is mended in one main program's array. To `Automatic` it is the service's `Repairs` and `EventLog`."""
 
     began_unix_ms: int | None = None
+    is_loaded = True
 
     def __init__(self, story: Story, main: Main, array: Array, world: World) -> None:
         self._story = story

@@ -77,7 +77,7 @@ def test_no_flipped_bit_keeps_the_id(genesis: Genesis, data: st.DataObject) -> N
 
 def test_every_byte_of_padding_must_be_zero() -> None:
     area = record().encode().ljust(AREA_BYTES, b"\0")
-    padding = [*range(10, 12), *range(57, 64), *range(HEADER_BYTES + 3 * 32, AREA_BYTES)]
+    padding = [11, *range(57, 64), *range(HEADER_BYTES + 3 * 32, AREA_BYTES)]
     for at in padding:
         with pytest.raises(Corrupt, match=r"^the genesis record is damaged$"):
             Genesis.decode(area[:at] + b"\x01" + area[at + 1 :])

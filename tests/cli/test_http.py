@@ -80,6 +80,28 @@ def test_it_is_where_the_command_line_says_or_nowhere_and_ends_with_the_main_pro
             assert f"The page cannot be served at {place}: Address already in use" in log(rig)
 
 
+def test_every_command_that_shows_the_array_says_where_its_page_is_or_why_there_is_none(rig):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = rig.run("up", "--json", "--size", "4M", *rig.shape, "--http", place)
+        why = f"The page cannot be served at {place}: Address already in use"
+        assert (done.json["http_url"], why in done.json["http_error"]) == (None, True)
+        assert why in done.err, "who reads only what is wrong must see it"
+        shown = f"   page: NOT SERVED. {why}"
+        assert shown in rig.run("status").out
+        assert shown in rig.run("status", "-x").out
+        (found,) = [one for one in rig.run("doctor", "--json", code=None).json["findings"] if one["check"] == "page"]
+        assert (found["level"], why in found["found"]) == ("warn", True)
+    rig.run("upgrade")  # as the finding says to do once the place is free
+    url = f"http://{place}/"
+    assert get(f"{url}healthz")[0] == 200
+    assert f"   page: {url}" in rig.run("status").out
+    assert f"   page: {url}" in rig.run("up").out
+    assert rig.run("status", "-x").out == "all arrays are healthy\n"
+    (found,) = [one for one in rig.run("doctor", "--json", code=None).json["findings"] if one["check"] == "page"]
+    assert (found["level"], found["found"]) == ("ok", url)
+
+
 @contextlib.contextmanager
 def serving(rig, *words):
     """`perdure serve` in the foreground until the block ends; the line that it printed when it served."""

@@ -107,7 +107,17 @@ def test_forked_the_disks_are_of_another_history(host):
     for proxy in host.proxies:
         proxy.alter = unchanged
     follow(host, "FORKED: the disks are of another history", codes=(0, 3))
-    assert "forked" in [event["state"] for event in saved(host, "events.json")["events"][-5:]]
+    left = saved(host, "unkept-events.json")["events"]
+    assert "forked" in [event["state"] for event in left]
+    assert not (host.directory / "unkept-events.json").exists()
+    shown = json.loads(host.run("events", "--json").out)["events"]
+    proved = {event["message"]: event for event in shown if event["state"] == "rollback" and event["evidence_seats"]}
+    for event in left:
+        if event["evidence"]:
+            number = proved[event["message"]]["number"]
+            judged = json.loads(host.run("events", "--evidence", number, "--json").out)["evidence"]
+            assert [(one["answer"], one["error"]) for one in judged] == [(event["evidence"][0]["answer"], None)]
+    assert [event["state"] for event in shown if event["message"].startswith("THE ARRAY HAS STOPPED")] == ["forked"]
     assert "THE ARRAY HAS STOPPED" in (host.directory.parent / "main.log").read_text()
 
 

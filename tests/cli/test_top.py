@@ -10,7 +10,8 @@ import time
 import pytest
 from rich.console import Console
 
-from perdure.cli.frame import Look, frame, plain
+from perdure.cli.frame import Look, frame
+from perdure.cli.output import plain
 from perdure.service.status import DiskState, RepairState, State, Verb
 from perdure.service.telling.events import Event, Kind, Level
 from tests.cli.rig import Rig

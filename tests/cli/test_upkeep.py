@@ -10,6 +10,8 @@ import tomllib
 
 import pytest
 
+from perdure.errors import Misuse
+from perdure.service.control import ask
 from perdure.service.site import config
 from tests.cli.rig import Rig
 
@@ -91,6 +93,27 @@ def test_counters_are_cleared_and_events_are_not(rig):
     assert len(events(rig)) == count + 2
 
 
+def test_what_was_asked_for_and_refused_is_remembered_as_refused(rig):
+    before = events(rig)[-1]["number"]
+    for verb in ("replace", "rejoin", "offline", "clear"):
+        assert "seat 99" in rig.run(verb, 99, code=2).sentence
+    rig.run("clear", 0)
+    told = [event["message"] for event in events(rig, "--since", before) if event["kind"] == "command"]
+    assert told[::2] == [f"asked for: {verb} of seat 99" for verb in ("replace", "rejoin", "offline", "clear")] + [
+        "asked for: clear of seat 0"
+    ]
+    assert all(message.startswith("refused: ") and "seat 99" in message for message in told[1::2])
+    assert len(told) == 9
+
+
+def test_an_erasure_without_a_receipt_is_remembered_as_one(rig):
+    with pytest.raises(Misuse):
+        ask(rig.directory / "control.sock", "erase", offset=0, length=4096, receipt="/none/receipt")
+    told = [event["message"] for event in events(rig)[-2:]]
+    assert told[0] == "asked for: erase"
+    assert told[1].startswith("erase gave no receipt: The receipt cannot be written")
+
+
 def test_what_happened_is_remembered_by_the_array_after_the_main_program_was_killed(rig):
     before = events(rig)
     rig.kill_main()
@@ -101,7 +124,7 @@ def test_what_happened_is_remembered_by_the_array_after_the_main_program_was_kil
     assert after[-1]["evidence_seats"] == [0, 1, 2, 3, 4]
     asked = rig.run("history").out
     assert "asked for: offline of seat 2" in asked
-    assert "the disk in seat" not in asked
+    assert "  disk     " not in asked
 
 
 def test_the_evidence_of_an_event_is_judged_by_the_policy(rig):
@@ -119,6 +142,22 @@ def test_the_evidence_of_an_event_is_judged_by_the_policy(rig):
         assert "the evidence does not hold" in done.out
     finally:
         path.write_text(policy)
+
+
+def test_what_an_array_that_has_stopped_could_not_keep_is_shown_while_no_main_program_runs(rig):
+    for seat in (0, 2, 3):
+        rig.pause_disk(seat)
+    rig.wait_for(lambda _: any("THE ARRAY HAS STOPPED" in event["message"] for event in events(rig)))
+    for seat in (0, 2, 3):
+        rig.resume_disk(seat)
+    (stopped,) = (event for event in events(rig) if "THE ARRAY HAS STOPPED" in event["message"])
+    rig.kill_main()
+    done = rig.run("events", "--json")
+    assert stopped in done.json["events"]
+    assert "The main program does not run" in done.err
+    assert rig.run("events", "--evidence", stopped["number"], "--json").json["event"] == stopped
+    rig.up()
+    rig.wait_for(lambda _: any(event["message"] == stopped["message"] for event in events(rig)))
 
 
 def test_events_are_followed_as_they_happen(rig):

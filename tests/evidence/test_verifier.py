@@ -35,7 +35,7 @@ from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.evidence.roots import Platform
 from perdure.evidence.snp.report import Product
 from perdure.evidence.verified import VerifiedEvidence, expect_report_data
-from perdure.evidence.verifier import Verifier, stated_time_ms
+from perdure.evidence.verifier import EVIDENCE_BYTES_MAX, Verifier, stated_time_ms
 
 from . import support
 from .snp import support as snp
@@ -298,7 +298,7 @@ def test_an_unknown_provider_is_refused(provider):
 
 def test_a_long_provider_is_not_repeated_at_length():
     with pytest.raises(MalformedEvidence) as caught:
-        Verifier(support.POLICY).read(envelope.seal(envelope.TSM, b"\n" * 60_000, b"", b""), NOW_MS)
+        Verifier(support.POLICY).read(envelope.seal(envelope.TSM, b"\n" * 30_000, b"", b""), NOW_MS)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
 
@@ -312,6 +312,31 @@ def test_a_report_under_another_providers_name_is_refused():
         for case in (case_of(one), case_of(other)):
             with pytest.raises(MalformedEvidence):
                 case.read(evidence=envelope.seal(envelope.TSM, name, blob, extra))
+
+
+def padded(platform, length):
+    """Good evidence that its host has made so long, with bytes that no verifier reads."""
+    case = case_of(platform)
+    opened = envelope.open_envelope(case.evidence)
+    *parts, last = opened.parts
+    junk = bytes(range(256)) * 256
+    collateral = case.collateral
+    if (
+        platform is Platform.TPM
+    ):  # the key's certificate is at hand, so what the disk sends in its place may be anything
+        collateral, last = replace(collateral, certificates=(last, *collateral.certificates)), b""
+    missing = length - len(envelope.seal(opened.name, *parts, last))
+    return replace(case, evidence=envelope.seal(opened.name, *parts, last + junk[:missing]), collateral=collateral)
+
+
+@pytest.mark.parametrize("platform", [Platform.SEV_SNP, Platform.TDX, Platform.TPM])
+def test_a_host_that_makes_its_evidence_long_is_refused(platform):
+    """What a disk proved must fit into an event, or its host would decide whether the proof of a lie is kept."""
+    longest = padded(platform, EVIDENCE_BYTES_MAX)
+    assert len(longest.evidence) == EVIDENCE_BYTES_MAX
+    assert longest.verify() == case_of(platform).verify()
+    with pytest.raises(MalformedEvidence, match=f"has {EVIDENCE_BYTES_MAX + 1} bytes"):
+        padded(platform, EVIDENCE_BYTES_MAX + 1).read()
 
 
 @platforms

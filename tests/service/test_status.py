@@ -6,8 +6,8 @@ import click
 import pytest
 
 from perdure.cli import layout, output
-from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Rollback, Unavailable, WrongCommitment
-from perdure.service.observe import EXPOSURE, _action, _exit_code, _state, _state_of
+from perdure.errors import Blank, Clone, DiskLost, Fenced, Fork, Misuse, Rollback, Unavailable, WrongCommitment
+from perdure.service.observe import EXPOSURE, _action, _exit_code, _spare, _state, _state_of, _summary
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 
 NO_ERRORS = {"read": 0, "write": 0, "checksum": 0}
@@ -43,7 +43,20 @@ def status(*states, failure=None, errors=NO_ERRORS, **changes):
 def test_it_goes_through_json_unchanged():
     made = status(DiskState.ONLINE, DiskState.DEAD)
     assert ArrayStatus.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert made.to_json()["version"] == 5
+    assert made.to_json()["version"] == 6
+
+
+def test_a_status_of_another_release_is_refused_with_what_to_do():
+    value = {**status(DiskState.ONLINE).to_json(), "version": 99}
+    with pytest.raises(Misuse, match=r"of another release than this command\. Run `perdure upgrade`"):
+        ArrayStatus.from_json(value)
+
+
+def test_the_page_is_shown_where_one_was_asked_for():
+    assert "page:" not in layout.text(status(DiskState.ONLINE))
+    assert "   page: http://127.0.0.1:9464/" in layout.text(status(DiskState.ONLINE, http_url="http://127.0.0.1:9464/"))
+    lacking = status(DiskState.ONLINE, http_error="The page cannot be served.")
+    assert "   page: NOT SERVED. The page cannot be served." in click.unstyle(layout.brief_text(lacking))
 
 
 def test_the_mode_of_acknowledgements_is_said_plainly():
@@ -135,21 +148,33 @@ def test_the_action_is_the_command_that_mends_it(state, advice):
 
 def test_no_command_is_named_where_none_helps():
     disks = status(DiskState.ONLINE, DiskState.SUSPECT).disks
-    for survives in (0, 1):
+    for survives in (-1, 0, 1):
         assert "`perdure re" not in _action(State.DEGRADED, survives, disks)
-    assert "closes the array for good. Copy what matters" in _action(State.DEGRADED, 0, disks)
+
+
+def test_a_silent_disk_is_marked_and_not_counted_on():
+    disks = status(DiskState.ONLINE, DiskState.SUSPECT, DiskState.DEAD, DiskState.ONLINE).disks
+    assert _summary(disks) == "[U?_U]"
+    assert [_spare(disks, needed) for needed in (1, 2, 3)] == [1, 0, -1]
+    assert "2 disks are gone" not in _action(State.DEGRADED, 0, disks)
 
 
 @pytest.mark.parametrize(
     ("states", "survives", "advice"),
     [
-        ("SO", 1, "safe: a disk is silent, and writes wait for it. Without it 0 more may be lost. Look at its host"),
-        ("SSO", 2, "safe: 2 disks are silent, and writes wait for them. Without them 0 more may be lost. Look at"),
-        ("SSO", 1, "Without them the array stops. Look at their hosts and the network, and keep the others running."),
+        ("SO", 1, "safe: a disk is silent, and writes wait for it. Without it 1 more may be lost. Look at its host"),
+        ("SSO", 0, "safe: 2 disks are silent, and writes wait for them. Without them 0 more may be lost. Look at"),
+        ("SSO", -1, "Without them the array stops. Look at their hosts and the network, and keep the others running."),
+        (
+            "SDO",
+            0,
+            "safe: 1 of 3 disks is gone, a disk is silent, and writes wait for it. Without it 0 more may be lost.",
+        ),
+        ("SDO", 0, "keep the others running. `perdure replace 1` rebuilds seat 1"),
     ],
 )
 def test_silent_disks_are_not_counted_on(states, survives, advice):
-    kinds = {"S": DiskState.SUSPECT, "O": DiskState.ONLINE}
+    kinds = {"S": DiskState.SUSPECT, "O": DiskState.ONLINE, "D": DiskState.DEAD}
     assert advice in _action(State.DEGRADED, survives, status(*(kinds[one] for one in states)).disks)
 
 

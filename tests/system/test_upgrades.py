@@ -297,6 +297,8 @@ def test_the_program_that_is_installed_now_takes_over(rig, installed):
     with pytest.raises(Misuse, match="cannot take over"):
         control(rig, "upgrade")
     client.require_nothing_lost()
+    told = [event["message"] for event in rig.run("events", "--json").json["events"]]
+    assert not any("ended without a word" in message for message in told)
 
 
 def test_a_program_that_does_not_start_never_takes_over(rig, installed):

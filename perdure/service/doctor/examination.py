@@ -43,5 +43,6 @@ def _array(found: Config) -> list[Finding]:
         hints,
         *disks.findings(found, trust),
         site.main_program(found),
+        site.page(found),
         *site.sockets(found),
     ]

@@ -125,6 +125,24 @@ def main_program(found: Config) -> Finding:
     return make("main program", text, "`perdure status` shows why.", status.action)
 
 
+def page(found: Config) -> Finding:
+    """Whether the page and the metrics are served, if the main program that runs was asked for them."""
+    if background.running(found) is None:
+        return ok("page", f"To be served at {found.serve.http}" if found.serve.http else "None is asked for")
+    try:
+        status = background.status(found)
+    except PerdureError:
+        return ok("page", "Not known: see the main program")
+    if status.http_error is None:
+        return ok("page", status.http_url or "None is asked for")
+    return warn(
+        "page",
+        status.http_error.partition(". ")[0],
+        "Whoever watches the array over HTTP sees nothing, neither metrics nor alarms.",
+        "Free the place or name another at `serve.http`, then run `perdure upgrade`: clients only wait meanwhile.",
+    )
+
+
 def sockets(found: Config) -> Iterator[Finding]:
     """Whether others than the owner could connect to the control socket, or to NBD's."""
     listen = Path(found.serve.listen.removeprefix("unix:")) if found.serve.listen.startswith("unix:") else None

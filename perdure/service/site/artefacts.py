@@ -27,6 +27,7 @@ ARRAY_FILE: Final = "array.json"
 MAIN_LOCK_FILE: Final = "main.lock"
 MAIN_PROCESS_FILE: Final = "main.pid"
 MAIN_LOG_FILE: Final = "main.log"
+UNKEPT_FILE: Final = "unkept-events.json"
 VERSION: Final = 1
 FILE_BYTES_MAX: Final = 1 << 20
 _SECRET_BYTES_MAX: Final = 256

@@ -52,6 +52,13 @@ class Acknowledgements(StrEnum):
     CHAINS = "chains"
 
 
+class Sealing(StrEnum):
+    """Who encrypts what stands on the disks: Perdure, or what runs on the array, such as LUKS."""
+
+    PERDURE = "perdure"
+    NONE = "none"
+
+
 class LogFormat(StrEnum):
     """Lines for people, or one JSON object a line."""
 
@@ -78,6 +85,7 @@ class ArraySection:
     size_bytes: int
     program: Program = NO_PROGRAM
     """Which signed main program this is, as the loader found it to be."""
+    sealing: Sealing = Sealing.PERDURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +195,9 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             "threshold": _count,
             "size": _size,
             "program": _program,
+            "sealing": _sealing,
         },
-        optional={"id", "program"},
+        optional={"id", "program", "sealing"},
     )
     disks = _read(
         tables["disks"],
@@ -234,6 +243,7 @@ def _config(document: Mapping[str, Any], path: Path) -> Config:
             array["threshold"],
             array["size"],
             array.get("program", NO_PROGRAM),
+            array.get("sealing", Sealing.PERDURE),
         ),
         addresses=tuple(absolute_address(address, base) for address in disks["addresses"]),
         zones=tuple(zones),
@@ -341,6 +351,10 @@ def _program(value: object) -> Program:
     return Program(int(match[1]), bytes.fromhex(match[2]))
 
 
+def _sealing(value: object) -> Sealing:
+    return _one_of(Sealing, value)
+
+
 def _attest(value: object) -> Attest:
     return _one_of(Attest, value)
 
@@ -395,10 +409,18 @@ def _rate(value: object) -> int:
 
 
 def _url(value: object) -> str:
-    parts = urlsplit(_text(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misuse("must be a URL that begins with http:// or https://")
-    return str(value)
+    """A URL that can be posted to. A name and password in it would never be sent, and end up in logs."""
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or not text.isascii() or not text.isprintable() or " " in text:
+        raise Misuse("must be a URL that begins with http:// or https:// and names a host that can be")
+    if "@" in parts.netloc:
+        raise Misuse("must have no name and password in it: they would not be sent; put a secret into the path")
+    return text
 
 
 def _log_format(value: object) -> LogFormat:

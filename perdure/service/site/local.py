@@ -24,7 +24,7 @@ from perdure.evidence.roots import Platform
 from perdure.image import eif
 from perdure.image.build import build_simulated
 from perdure.service.site import artefacts, config, processes, template
-from perdure.service.site.config import Acknowledgements, Config
+from perdure.service.site.config import Acknowledgements, Config, Sealing
 from perdure.simtee.pki import CERTIFICATE_FILE, KEY_FILE, SimulatedRoot
 from perdure.simtee.tpm import expected_pcrs
 
@@ -51,6 +51,7 @@ class Wish:
     acknowledgements: Acknowledgements = Acknowledgements.EVIDENCE
     spares: int = 0
     http: str | None = None
+    sealing: Sealing = Sealing.PERDURE
 
 
 def prepare(directory: Path, wish: Wish) -> None:
@@ -79,6 +80,7 @@ def prepare(directory: Path, wish: Wish) -> None:
         acknowledgements=wish.acknowledgements,
         spares=tuple(f"unix:spare-{at}.sock" for at in range(wish.spares)),
         http=wish.http,
+        sealing=wish.sealing,
     )
     config.parse(text.encode(), directory / config.NAME)
     artefacts.write_atomic(directory / config.NAME, text.encode())
@@ -235,6 +237,7 @@ def remove_artefacts(directory: Path) -> list[str]:
         POLICY_FILE,
         artefacts.MAIN_PROCESS_FILE,
         artefacts.MAIN_LOG_FILE,
+        artefacts.UNKEPT_FILE,
         artefacts.MAIN_LOCK_FILE,
         "nbd.sock",
         "control.sock",

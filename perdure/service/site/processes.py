@@ -49,10 +49,22 @@ class Process:
             return None
         return cls(pid, int(fields[19]), _BOOT_ID.read_text().strip())
 
+    @classmethod
+    def this(cls) -> Process:
+        """The process that asks."""
+        found = cls.of(os.getpid())
+        assert found is not None
+        return found
+
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return Process.of(self.pid) == self
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine has not been restarted since."""
+        return self.boot_id == _BOOT_ID.read_text().strip()
 
     def end(self, *, grace_s: float) -> bool:
         """SIGTERM, and SIGKILL after `grace_s`; whether it was still alive. Returns when it has ended."""

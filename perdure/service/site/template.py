@@ -20,6 +20,7 @@ def render(
     acknowledgements: str = "evidence",
     spares: tuple[str, ...] = (),
     http: str | None = None,
+    sealing: str = "perdure",
 ) -> str:
     """The commented file that `up` writes; without an id, which `create` adds."""
     lines = "".join(f'    "{address}",\n' for address in addresses)
@@ -27,6 +28,7 @@ def render(
         disks=f"disks = {disks}",
         threshold=f"threshold = {threshold}",
         size=f'size = "{size}"',
+        sealing='# sealing = "none"' if sealing == "perdure" else f'sealing = "{sealing}"',
         addresses=lines,
         spares=_spares(spares),
         http='# http = "127.0.0.1:9464"' if http is None else f'http = "{http}"',
@@ -117,6 +119,7 @@ policy-file = "policy.json"       # which hardware roots and which disk programs
 {disks:33} # n: how many disks hold the array
 {threshold:33} # k: how many must be there; n - k may be lost; more than half of n
 {size:33} # what the array presents; a multiple of 4096 bytes
+{sealing:33} # "none": hosts READ EVERYTHING; only for what encrypts above, such as LUKS
 
 [disks]
 # Hints by the owner of this machine: where disks may be found. Who answers there proves what it is, or is not used.

@@ -92,7 +92,11 @@ def _array(status: ArrayStatus) -> Iterator[Metric]:
     yield InfoMetricFamily("perdure_array", "Which array it is, and what its FLUSHes rest on.", array)
     yield _states("perdure_array_state", "1 for the state that the array is in, 0 for the others.", State, status.state)
     for name, text, value in (
-        ("losses_survived", "How many more disks may be lost now.", status.losses_survived),
+        (
+            "losses_survived",
+            "How many more disks may be lost now, silent ones counted as lost.",
+            status.losses_survived,
+        ),
         ("disks_needed", "k: how many disks must be there.", status.k),
         ("disks", "n: how many seats there are.", status.n),
         ("size_bytes", "What the array presents.", status.size_bytes),

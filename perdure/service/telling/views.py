@@ -16,7 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from perdure.service.status import ArrayStatus, State
+from perdure.service.status import ArrayStatus, DiskState, State
 from perdure.service.telling import metrics
 from perdure.service.telling.events import Event
 
@@ -86,7 +86,8 @@ def refusal(status: int, sentence: str) -> Reply:
 
 def _ready(status: ArrayStatus) -> Reply:
     """200 while what clients ask is carried out; a degraded array serves."""
-    if status.state not in NOT_READY:
+    is_waiting = sum(disk.state is DiskState.ONLINE for disk in status.disks) < status.k
+    if status.state not in NOT_READY and not is_waiting:
         return _reply(200, f"{status.state} {status.summary}\n".encode())
     why = status.action if status.failure is None else status.failure["message"]
     return refusal(503, f"{status.state} {status.summary}: {why}")

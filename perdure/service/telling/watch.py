@@ -10,52 +10,33 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from perdure.array.session import Proof
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
+from perdure.service.telling.damping import Damper
 from perdure.service.telling.events import Attached, EventLog, Kind, Level
 
 WATCH_S: Final = 0.25
-FLAPS_MAX: Final = 12
-"""So often in a row a disk may be noted to fall silent or to be back ..."""
-REFILL_S: Final = 3600.0
-"""... and once more after so long."""
 SCRUBBED: Final = "scrubbed"
 """The state of the event by which a whole scrub has ended."""
 _BY_EVIDENCE = (DiskState.ONLINE, DiskState.BLANK, DiskState.CLONE, DiskState.ROLLBACK)
 """States that a disk's own evidence has shown."""
 _GOING_ON = {State.ONLINE, State.DEGRADED, State.SUSPENDED}
 _FLAP = {DiskState.ONLINE, DiskState.SUSPECT}
+_ARRAY = "array"
 _LOUD = (State.FORKED, State.FENCED, State.SUSPENDED)
 
 
-class _Damper:
-    """Lets so many changes of a kind through, and one more an hour; counts the rest.
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is worth an event when it changes."""
 
-    A host that lets its disk fall silent again and again must not push everything else out of the history.
-    """
-
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
-        self._left: dict[object, tuple[float, float]] = {}
-        self._skipped: dict[object, int] = {}
-
-    def lets_through(self, key: object) -> bool:
-        """Whether one more may be noted now."""
-        now = self._now_s()
-        left, since = self._left.get(key, (float(FLAPS_MAX), now))
-        left = min(float(FLAPS_MAX), left + (now - since) / REFILL_S)
-        is_let = left >= 1
-        self._left[key] = (left - is_let, now)
-        if not is_let:
-            self._skipped[key] = self._skipped.get(key, 0) + 1
-        return is_let
-
-    def left_out(self, key: object) -> str:
-        """How many were not, since the last time that this was asked."""
-        count = self._skipped.pop(key, 0)
-        return f" (after {count} changes that were too many to note)" if count else ""
+    state: State
+    losses_survived: int | None = None
+    gone_count: int | None = None
+    """Seats whose disk is not only silent: who can make it change by silence alone cannot change this."""
 
 
 class Watcher:
@@ -76,7 +57,8 @@ class Watcher:
         self._standing = _standing(first)
         self._repairs = {repair.id: repair.state for repair in first.repairs}
         self._news = news
-        self._damper = _Damper(now_s)
+        self._damper = Damper(now_s)
+        self._told = first.state
 
     async def run(self, look: Callable[[], ArrayStatus]) -> None:
         """Look, until cancelled."""
@@ -88,10 +70,17 @@ class Watcher:
             self.compare(look())
 
     def mounted(self, status: ArrayStatus) -> None:
-        """Note that the array is served from now on, with the evidence of every disk."""
+        """Note that the array is served from now on, with the evidence of every disk.
+
+        Evidence against a disk that is gone is noted anew, whole: the ring forgets its oldest first, and a host that
+        ends main programs must not use it up.
+        """
         level = Level.INFO if status.state is State.ONLINE else Level.WARNING
         message = f"array {status.array_id} is mounted and served at {status.nbd_uri}: {status.state} {status.summary}"
         self._events.note(Kind.ARRAY, level, message, state=status.state, evidence=self._attached(status.disks))
+        for disk in status.disks:
+            if disk.is_fork:
+                self._note_disk(disk, f": {disk.reason}")
 
     def compare(self, status: ArrayStatus) -> None:
         """Note what has changed since the last time."""
@@ -99,23 +88,35 @@ class Watcher:
             self._compare_disk(disk)
         for repair in status.repairs:
             self._compare_repair(repair)
-        before, now = self._standing, _standing(status)
-        if now != before:
-            self._standing = now
-            pair = {before[0], now[0]}
-            is_flap = pair <= _GOING_ON and (before[1] == now[1] or State.SUSPENDED in pair)
-            if not is_flap or self._damper.lets_through(State.SUSPENDED in pair):
-                self._note_standing(status, before[0])
+        if self._is_standing_news(_standing(status)):
+            self._note_standing(status)
+
+    def _is_standing_news(self, now: _Standing) -> bool:
+        """Whether the array itself has changed so that it is to be told."""
+        before, self._standing = self._standing, now
+        if now == before:
+            return self._damper.is_due(_ARRAY)
+        pair = {before.state, now.state}
+        if pair <= _GOING_ON and (before.gone_count == now.gone_count or State.SUSPENDED in pair):
+            return self._damper.lets_through(_ARRAY, now, is_urgent=now.state is State.SUSPENDED)
+        self._damper.tell(_ARRAY, now)
+        return True
 
     def _compare_disk(self, disk: DiskStatus) -> None:
-        before = self._disks[disk.seat]
-        self._disks[disk.seat] = disk
+        if self._is_news(disk):
+            left_out = self._damper.left_out(disk.seat) if disk.state in _FLAP else ""
+            self._note_disk(disk, f": {disk.reason}" if disk.reason else left_out)
+
+    def _is_news(self, disk: DiskStatus) -> bool:
+        before, self._disks[disk.seat] = self._disks[disk.seat], disk
         if (before.state, before.instance) == (disk.state, disk.instance):
-            return
-        is_flap = before.instance == disk.instance and {before.state, disk.state} == _FLAP
-        if is_flap and not self._damper.lets_through(disk.seat):
-            return
-        why = f": {disk.reason}" if disk.reason else self._damper.left_out(disk.seat) if is_flap else ""
+            return self._damper.is_due(disk.seat)
+        if before.instance == disk.instance and {before.state, disk.state} == _FLAP:
+            return self._damper.lets_through(disk.seat, disk.state)
+        self._damper.tell(disk.seat, disk.state)
+        return True
+
+    def _note_disk(self, disk: DiskStatus, why: str) -> None:
         by_operator = disk.state in (DiskState.OFFLINE, DiskState.REBUILDING)
         level = Level.INFO if disk.state is DiskState.ONLINE or by_operator else Level.WARNING
         self._events.note(
@@ -148,7 +149,8 @@ class Watcher:
         state = SCRUBBED if is_scrubbed else None
         self._events.note(Kind.REPAIR, level, f"{what} {how}", seat=repair.seat, state=state)
 
-    def _note_standing(self, status: ArrayStatus, before: State) -> None:
+    def _note_standing(self, status: ArrayStatus) -> None:
+        before, self._told = self._told, status.state
         if status.failure is not None:
             message = f"THE ARRAY HAS STOPPED ({status.state}): {status.failure['message']}"
         elif status.state is State.SUSPENDED:
@@ -165,6 +167,9 @@ class Watcher:
         self._events.note(Kind.ARRAY, Level.CRITICAL if is_loud else quiet, message, state=status.state)
 
 
-def _standing(status: ArrayStatus) -> tuple[State, int | None]:
-    """What is worth an event when it changes; while all waits for disks, it does not matter how many are left."""
-    return status.state, None if status.state is State.SUSPENDED else status.losses_survived
+def _standing(status: ArrayStatus) -> _Standing:
+    """While all waits for disks, it does not matter how many are left."""
+    if status.state is State.SUSPENDED:
+        return _Standing(status.state)
+    gone_count = sum(disk.state not in _FLAP for disk in status.disks)
+    return _Standing(status.state, status.losses_survived, gone_count)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from email.message import Message
 from threading import Thread
 from typing import IO, Any, Final
+from urllib.error import HTTPError, URLError
 
 WAITING_MAX: Final = 1000
 """Events that wait for a server which does not answer; then the oldest are given up."""
@@ -62,15 +63,15 @@ class Webhook:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     await self._sent(body)
-            except (OSError, ValueError) as error:  # URLError, HTTPError and TimeoutError are OSErrors
-                logger.info("the webhook did not take an event: %s", error or "it took too long")
+            except Exception as error:
+                logger.info("the webhook did not take an event: %s", _why(error))
                 await asyncio.sleep(FIRST_WAIT_S * 2**attempt)
             else:
                 return True
         return False
 
     async def _sent(self, body: bytes) -> None:
-        """Return when the server has taken `body`. Raises OSError, ValueError."""
+        """Return when the server has taken `body`. Raises TimeoutError, and whatever a server can provoke."""
         if self._thread is not None and self._thread.is_alive():
             raise TimeoutError("the last try is still under way")
         loop = asyncio.get_running_loop()
@@ -96,6 +97,15 @@ class Webhook:
             self._waiting.clear()
 
 
+def _why(error: Exception) -> str:
+    """Without a word of the server's, which could be anything, or of the URL, which may have a secret in its path."""
+    if isinstance(error, HTTPError):
+        return f"HTTP status {error.code}"
+    if isinstance(error, URLError) and isinstance(error.reason, Exception):
+        error = error.reason
+    return type(error).__name__
+
+
 def _settled(outcome: asyncio.Future[None], error: Exception | None) -> None:
     if outcome.done():
         return
@@ -114,7 +124,7 @@ def _tried(url: str, body: bytes) -> Exception | None:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_S) as reply:
             reply.read(1)
     except Exception as error:  # whatever a server can provoke in a client is for who waits to judge
-        return error if isinstance(error, OSError | ValueError) else OSError(f"{type(error).__name__}: {error}")
+        return error
     return None
 
 

@@ -1,21 +1,25 @@
 """What is mended without being asked: a spare takes the seat of a disk that is gone, and scrubs come round in time.
 
-A disk that an operator took offline is not replaced: that one will be back. Each spare is tried once for each seat by
-each main program: one that was partly rebuilt for a seat is good for that seat only. Why one was no good is among the
-events.
+A disk that an operator took offline is not replaced: that one will be back. Whether one was is known once the events of
+earlier main programs are; until then nothing is begun. Each spare is tried once for each seat by each main program: one
+that was partly rebuilt for a seat is good for that seat only. Why one was no good is among the events.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from perdure.errors import PerdureError
 from perdure.service.control import Request
 from perdure.service.observe import IN_USE
 from perdure.service.site.config import Config
-from perdure.service.status import ArrayStatus, DiskState, DiskStatus, RepairState, State, Verb
+from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, RepairState, State, Verb
 from perdure.service.telling.events import EventLog, Kind, Level
 from perdure.service.telling.watch import SCRUBBED
 from perdure.service.upkeep.repair import Repairs
 
+RETRY_MS: Final = 3_600_000
+"""A scrub that did not come to its end is none, and another is tried after so long: any host can make one fail."""
 _LEFT_ALONE = (*IN_USE, DiskState.REBUILDING, DiskState.OFFLINE)
 
 
@@ -41,7 +45,7 @@ class Automatic:
 
     def look(self, status: ArrayStatus, now_unix_ms: int) -> None:
         """Begin what is due; to be called a few times a second."""
-        if status.failure is not None:
+        if status.failure is not None or not self._events.is_loaded:
             return
         self._follow_up(status)
         in_use = {disk.address for disk in status.disks}  # also since before this mount
@@ -88,7 +92,15 @@ class Automatic:
             return False
         if any(not repair.state.is_over for repair in status.repairs):
             return False
-        ended = [repair.started_unix_ms + repair.duration_ms for repair in status.repairs if repair.verb is Verb.SCRUB]
+        scrubs = [repair for repair in status.repairs if repair.verb is Verb.SCRUB]
+        ended = [_ended_unix_ms(repair) for repair in scrubs if repair.state is RepairState.DONE]
+        tried = [_ended_unix_ms(repair) for repair in scrubs if repair.state is not RepairState.DONE]
+        if any(now_unix_ms - at < RETRY_MS for at in tried):
+            return False
         began = self._events.began_unix_ms  # where nothing is known of a scrub, since then there was none
         known = self.scrubbed_unix_ms() or (now_unix_ms if began is None else began)
         return now_unix_ms - max([known, *ended]) >= every_s * 1000
+
+
+def _ended_unix_ms(repair: Repair) -> int:
+    return repair.started_unix_ms + repair.duration_ms

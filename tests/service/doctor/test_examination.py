@@ -46,5 +46,6 @@ def test_nothing_is_changed_where_an_array_was_prepared_and_no_disk_runs(tmp_pat
         "disk 2": "warn",
         "disks": "fail",
         "main program": "ok",
+        "page": "ok",
     }
     assert {path: (path.stat().st_mtime_ns, path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))} == before

@@ -86,7 +86,11 @@ def test_the_template_says_which_inputs_are_trusted():
     [
         ("threshold =", "treshold =", "'array.treshold' is not a key that Perdure knows (did you mean 'threshold'?)"),
         ("disks = 3", "discs = 3", "'array.discs' is not a key that Perdure knows (did you mean 'disks'?)"),
-        ("disks = 3", "xyz = 3", "(the keys there are id, key-file, policy-file, disks, threshold, size, program)"),
+        (
+            "disks = 3",
+            "xyz = 3",
+            "are id, key-file, policy-file, disks, threshold, size, program, sealing)",
+        ),
         ("[serve]", "[service]", "the table [service] is not a key that Perdure knows (did you mean 'serve'?)"),
         ("disks = 3", "", "'array.disks' is missing"),
         ("attest =", "# attest =", "'serve.attest' is missing"),
@@ -215,6 +219,14 @@ def test_every_optional_line_of_the_template_is_one_that_works(tmp_path):
         ("[repair]", '[repair]\nscrub = "1d"', "'repair.scrub' is not a key that Perdure knows"),
         ("[tell]", '[tell]\nwebhook = "ftp://a/b"', "'tell.webhook' must be a URL that begins with http"),
         ("[tell]", '[tell]\nwebhook = "http:///b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://[::1/b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://a:99999/b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://a:0/b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://a:x/b"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://a/b c"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "http://a/\\u001b[2J"', "'tell.webhook' must be a URL that begins with http"),
+        ("[tell]", '[tell]\nwebhook = "https://ops:hunter2@a/b"', "'tell.webhook' must have no name and password"),
+        ("[tell]", '[tell]\nwebhook = "https://ops@a/b"', "'tell.webhook' must have no name and password"),
         ('log = "human"', 'log = "xml"', "'tell.log' must be one of 'human', 'json'"),
         ("[serve]", '[serve]\nhttp = "9464"', "'serve.http' must be HOST:PORT"),
         ("[serve]", '[serve]\nhttp = "h:99999"', "'serve.http' must be HOST:PORT"),
@@ -228,6 +240,7 @@ def test_a_mistake_in_an_optional_key_names_it(tmp_path, old, new, sentence):
     with pytest.raises(Misuse) as caught:
         parse(spoilt(old, new), tmp_path)
     assert sentence in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("12h", 43_200), ("30d", 2_592_000)])

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import socket
+import time
+from itertools import pairwise
 
 import pytest
 
@@ -86,24 +88,116 @@ def test_a_connection_is_used_again_and_requests_may_come_at_once():
     assert with_server(use) == [b"the main program turns\n", b"online [UUUUU]\n", b"the main program turns\n"]
 
 
-def test_requests_that_come_at_once_leave_the_array_its_turns():
-    """Sent by the hundred, each is still one turn among others on the loop that serves the array."""
+async def ask_once(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET)
+    status, _, _ = await reply_of(reader)
+    writer.close()
+    return status
+
+
+def dear(seconds, spans=None):
+    """A view that takes so long of the processor's time, and notes from when to when."""
+
+    def view(target):
+        began, due = time.monotonic(), time.thread_time() + seconds
+        while time.thread_time() < due:
+            pass
+        if spans is not None:
+            spans.append((began, time.monotonic()))
+        return Reply(200, (), b"")
+
+    return view
+
+
+@pytest.mark.parametrize("is_kept_alive", [True, False])
+def test_all_connections_together_leave_the_array_its_turns(is_kept_alive):
+    """However many ask, and however dear their questions are, the loop that serves the array is free between two."""
+    spans = []
+    per_client = 4
+
+    async def client(port):
+        for _ in range(1 if is_kept_alive else per_client):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(per_client if is_kept_alive else 1):
+                writer.write(GET)
+                await reply_of(reader)
+            writer.close()
 
     async def use(port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        loop, turns = asyncio.get_running_loop(), 0
-        writer.write(GET.replace(b"GET", b"HEAD") * 20)
-        answered = b""
-        began = loop.time()
-        while answered.count(b"HTTP/1.1 200") < 20:
-            answered += await reader.read(1 << 16)
-            turns += 1
-        writer.close()
-        return loop.time() - began, turns
+        await asyncio.gather(*(client(port) for _ in range(http.CONNECTIONS_MAX // 2)))
 
-    seconds, turns = with_server(use)
-    assert turns >= 10, "many were answered in one turn"
-    assert seconds >= 19 * http.PAUSE_S
+    with_server(use, dear(0.003, spans))
+    rests = [after - before for (_, before), (after, _) in pairwise(spans)]
+    assert len(rests) == per_client * http.CONNECTIONS_MAX // 2 - 1
+    assert min(rests) >= 0.003 * http.REST
+
+
+def test_requests_that_come_at_once_are_answered_a_hundred_times_a_second_at_most():
+    async def use(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        began = asyncio.get_running_loop().time()
+        writer.write(GET * 20)
+        for _ in range(20):
+            await reply_of(reader)
+        writer.close()
+        return asyncio.get_running_loop().time() - began
+
+    assert with_server(use) >= 19 * http.PAUSE_S
+
+
+def test_what_is_no_request_waits_for_its_turn_too():
+    async def use(port):
+        made = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+        for reader, writer in made:
+            writer.write(GET)  # so that each connection has been taken
+            await reply_of(reader)
+        began = asyncio.get_running_loop().time()
+        for _, writer in made:
+            writer.write(b"nonsense\r\n\r\n")
+        for reader, writer in made:
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+        return asyncio.get_running_loop().time() - began
+
+    assert with_server(use) >= 9 * http.PAUSE_S
+
+
+def test_who_keeps_asking_does_not_keep_others_out():
+    async def keep_asking(port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET * 2000)
+        return writer
+
+    async def use(port):
+        greedy = [await keep_asking(port) for _ in range(http.CONNECTIONS_MAX)]
+        answer = await ask_once(port)
+        for writer in greedy:
+            writer.close()
+        return answer
+
+    assert with_server(use) == 200
+
+
+def test_who_waits_for_his_turn_is_not_thrown_out_by_those_who_come_after():
+    async def use(port):
+        return await asyncio.gather(*(ask_once(port) for _ in range(2 * http.CONNECTIONS_MAX)))
+
+    assert with_server(use, dear(0.006)) == [200] * 2 * http.CONNECTIONS_MAX
+
+
+def test_connections_are_taken_a_hundred_times_a_second_at_most():
+    async def use(port):
+        began = asyncio.get_running_loop().time()
+        made = [await asyncio.open_connection("127.0.0.1", port) for _ in range(10)]
+        for _, writer in made:
+            writer.write_eof()
+        for reader, writer in made:
+            assert await reader.read() == b""
+            writer.close()
+        return asyncio.get_running_loop().time() - began
+
+    assert with_server(use) >= 9 * http.PAUSE_S
 
 
 def test_a_request_may_come_in_single_bytes():

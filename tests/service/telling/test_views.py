@@ -61,6 +61,12 @@ def test_readiness_is_whether_the_array_serves_and_liveness_is_not(state, failur
     assert view("/healthz", status).status == 200
 
 
+def test_an_array_whose_clients_wait_for_silent_disks_is_not_ready():
+    for silent, code in ((2, 200), (3, 503)):
+        status = statuses.whole(*[DiskState.SUSPECT] * silent, state=State.DEGRADED, action="Wait.")
+        assert Views(lambda shown=status: shown, lambda since: [])("/readyz").status == code
+
+
 def test_every_state_is_known_to_readiness():
     assert {State.ONLINE, State.DEGRADED} | set(views.NOT_READY) == set(State)
 

@@ -7,9 +7,10 @@ import pytest
 
 from perdure.array.session import Proof
 from perdure.service.status import DiskState, Repair, RepairState, State, Verb
+from perdure.service.telling.damping import FLAPS_MAX, REFILL_S, STANDS_S
 from perdure.service.telling.events import Event, Kind, Level
-from perdure.service.telling.watch import FLAPS_MAX, REFILL_S, SCRUBBED, Watcher
-from perdure.service.upkeep.automatic import Automatic
+from perdure.service.telling.watch import SCRUBBED, Watcher
+from perdure.service.upkeep.automatic import RETRY_MS, Automatic
 from tests.service.test_status import status
 
 PROOF = Proof(b"question", b"answer")
@@ -20,7 +21,7 @@ class Noted:
     """An event log that keeps what it is given."""
 
     def __init__(self):
-        self.events, self.evidence, self.began_unix_ms = [], [], None
+        self.events, self.evidence, self.began_unix_ms, self.is_loaded = [], [], None, True
 
     def note(self, kind, level, message, *, seat=None, instance=None, state=None, evidence=()):
         seats = tuple(one.seat for one in evidence)
@@ -61,24 +62,82 @@ def test_a_disk_that_comes_and_goes_does_not_push_everything_else_out(noted):
     watch.compare(status(DiskState.ONLINE, DiskState.CLONE, losses_survived=0))
     assert [event.state for event in noted.events[-2:]] == ["clone", "degraded"]
     watch.compare(first)
+    message = next(event.message for event in reversed(noted.events) if event.kind is Kind.DISK)
+    assert message.endswith("is online (after 188 changes that were too many to note)")
     now[0] += REFILL_S
     watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
     message = next(event.message for event in reversed(noted.events) if event.kind is Kind.DISK)
-    assert message.endswith("is suspect (after 188 changes that were too many to note)")
+    assert message.endswith("is suspect")
+
+
+def flapping(noted, now):
+    """A watcher of an array that was suspended too often for one more to be told at once; and its two statuses."""
+    first = status(DiskState.ONLINE)
+    waits = dataclasses.replace(first, state=State.SUSPENDED)
+    watch = Watcher(noted, first, lambda instance: None, asyncio.Event(), lambda: now[0])
+    for _ in range(100):
+        watch.compare(waits)
+        watch.compare(first)
+    return watch, first, waits
 
 
 def test_an_array_that_is_suspended_again_and_again_is_noted_so_often_and_no_more(noted):
-    first = status(DiskState.ONLINE)
-    watch = Watcher(noted, first, lambda instance: None, asyncio.Event(), lambda: 0.0)
-    for _ in range(100):
-        watch.compare(dataclasses.replace(first, state=State.SUSPENDED))
-        watch.compare(first)
-    assert len(noted.events) == FLAPS_MAX
+    flapping(noted, [0.0])
+    assert [event.state for event in noted.events] == ["suspended", "online"] * FLAPS_MAX
     assert noted.lines[0] == (
         Kind.ARRAY,
         Level.CRITICAL,
         "THE ARRAY IS SUSPENDED: fewer than 3 disks answer; everything waits for them",
     )
+
+
+def test_an_array_that_stays_suspended_is_told_though_it_was_too_often_before(noted):
+    now = [0.0]
+    watch, _, waits = flapping(noted, now)
+    count = len(noted.events)
+    watch.compare(waits)
+    now[0] += STANDS_S - 1
+    watch.compare(waits)
+    assert len(noted.events) == count
+    now[0] += 1
+    watch.compare(waits)
+    watch.compare(waits)
+    assert [(event.level, event.state) for event in noted.events[count:]] == [(Level.CRITICAL, "suspended")]
+
+
+def test_an_array_is_told_to_be_suspended_once_a_minute_at_least_and_to_be_well_once_it_stays_so(noted):
+    now = [0.0]
+    watch, first, waits = flapping(noted, now)
+    count = len(noted.events)
+    for _ in range(3):
+        now[0] += 59
+        watch.compare(waits)
+        watch.compare(first)
+        now[0] += 1
+        watch.compare(first)
+        watch.compare(waits)
+        watch.compare(first)
+    assert [event.state for event in noted.events[count:]] == ["suspended"] * 3
+    now[0] += STANDS_S
+    watch.compare(first)
+    assert "the array is online again" in noted.events[-1].message
+
+
+def test_a_disk_that_stays_silent_is_told_though_it_was_too_often_before(noted):
+    now = [0.0]
+    first, silent = status(DiskState.ONLINE), status(DiskState.SUSPECT)
+    watch = Watcher(noted, first, lambda instance: PROOF, asyncio.Event(), lambda: now[0])
+    for _ in range(100):
+        watch.compare(silent)
+        watch.compare(first)
+    del noted.events[:]
+    watch.compare(silent)
+    now[0] += STANDS_S
+    watch.compare(silent)
+    watch.compare(silent)
+    disk, array = noted.events
+    assert disk.message.endswith("is suspect (after 189 changes that were too many to note)")
+    assert (array.kind, array.state) == (Kind.ARRAY, "degraded")
 
 
 @pytest.mark.parametrize(
@@ -97,11 +156,16 @@ def test_each_change_of_a_disk_is_noted_once_and_evidence_of_a_fork_is_loud(note
     watch = watcher(noted, status(DiskState.ONLINE, DiskState.ONLINE))
     for _ in range(2):
         watch.compare(status(DiskState.ONLINE, state, state=State.ONLINE))
-    (event,) = noted.events
-    assert (event.kind, event.level, event.seat, event.state) == (Kind.DISK, level, 1, state)
+    (event,) = about_disks(noted)
+    assert (event.level, event.seat, event.state) == (level, 1, state)
     assert event.evidence_seats == ((1,) if has_evidence else ())
     watch.compare(status(DiskState.ONLINE, DiskState.ONLINE))
-    assert (noted.events[1].level, noted.events[1].evidence_seats) == (Level.INFO, (1,))
+    back = about_disks(noted)[1]
+    assert (back.level, back.evidence_seats) == (Level.INFO, (1,))
+
+
+def about_disks(noted):
+    return [event for event in noted.events if event.kind is Kind.DISK]
 
 
 def test_another_disk_in_a_seat_is_a_change_though_the_state_is_the_same(noted):
@@ -133,6 +197,24 @@ def test_an_array_that_is_degraded_and_well_again_says_how_many_losses_are_survi
         (Level.WARNING, "0 more losses are survived"),
         (Level.INFO, "2 more losses are survived"),
     ]
+
+
+def test_a_silent_disk_that_is_lost_changes_the_array_though_as_many_losses_are_survived(noted):
+    watch = watcher(noted, status(DiskState.ONLINE, DiskState.ONLINE, losses_survived=2))
+    for state in (DiskState.SUSPECT, DiskState.DEAD, DiskState.DEAD):
+        watch.compare(status(DiskState.ONLINE, state, losses_survived=1))
+    assert [event.message for event in noted.events if event.kind is Kind.ARRAY] == [
+        "the array is degraded [UUUUU]: 1 more loss is survived"
+    ] * 2
+
+
+def test_silence_that_comes_and_goes_is_damped_though_it_changes_how_many_losses_are_survived(noted):
+    first = status(DiskState.ONLINE, DiskState.ONLINE, losses_survived=2)
+    watch = Watcher(noted, first, lambda instance: PROOF, asyncio.Event(), lambda: 0.0)
+    for _ in range(100):
+        watch.compare(status(DiskState.ONLINE, DiskState.SUSPECT, losses_survived=1))
+        watch.compare(first)
+    assert len(noted.events) == 2 * FLAPS_MAX
 
 
 def repair(state, verb=Verb.REPLACE, seat=1, **given):
@@ -216,6 +298,18 @@ def test_a_spare_takes_the_seat_of_a_disk_that_is_gone_and_only_once(noted):
     assert automatic.spares == []
 
 
+def test_nothing_is_begun_before_it_is_known_who_was_taken_offline_and_when_the_last_scrub_was(noted):
+    begun = Begun()
+    automatic = Automatic(Found(("unix:/s0",), Section(scrub_every_s=1)), begun, noted)
+    noted.began_unix_ms, noted.is_loaded = 0, False
+    automatic.look(status(DiskState.ONLINE, DiskState.DEAD), DAY_MS)
+    automatic.look(status(DiskState.ONLINE), DAY_MS)
+    assert (begun.requests, automatic.spares) == ([], ["unix:/s0"])
+    noted.is_loaded = True
+    automatic.look(status(DiskState.ONLINE, DiskState.DEAD), DAY_MS)
+    assert [request.seat for request in begun.requests] == [1]
+
+
 def test_a_spare_waits_until_the_disk_that_was_given_up_is_voted_off(noted):
     begun = Begun()
     begun.held = (1,)
@@ -289,6 +383,19 @@ def test_scrubs_come_round_and_not_while_anything_is_wrong_or_under_way(noted):
     assert len(begun.requests) == 1
     automatic.look(dataclasses.replace(well, repairs=(done,)), due + 10 + DAY_MS)
     assert len(begun.requests) == 2
+
+
+@pytest.mark.parametrize("state", [RepairState.FAILED, RepairState.STOPPED])
+def test_a_scrub_that_did_not_come_to_its_end_is_none_and_is_tried_again_in_an_hour(noted, state):
+    begun = Begun()
+    automatic = Automatic(Found((), Section(scrub_every_s=30 * 86_400)), begun, noted)
+    noted.began_unix_ms, due = 0, 30 * DAY_MS
+    ended = repair(state, Verb.SCRUB, None, started_unix_ms=due, duration_ms=10)
+    tried = dataclasses.replace(status(DiskState.ONLINE), repairs=(ended,))
+    automatic.look(tried, due + 10 + RETRY_MS - 1)
+    assert begun.requests == []
+    automatic.look(tried, due + 10 + RETRY_MS)
+    assert [request.do for request in begun.requests] == ["scrub"]
 
 
 def test_a_scrub_is_due_where_events_have_pushed_the_last_one_out(noted):
