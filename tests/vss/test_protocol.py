@@ -139,8 +139,8 @@ def test_a_body_in_chunks_after_a_100_continue_is_taken(client: Client) -> None:
         socket.create_connection((client.place.hostname, client.place.port), timeout=60) as raw,
         raw.makefile("rb") as file,
     ):
-        head = b"POST /vss/putObjects HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
-        raw.sendall(head)
+        raw.sendall(b"POST /vss/putObjects HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n")
+        raw.sendall(b"Expect: 100-continue\r\n\r\n")
         assert file.readline() == b"HTTP/1.1 100 \r\n"
         raw.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
         assert file.readline() == b"\r\n"

@@ -1,6 +1,7 @@
 """Protobuf by hand, field by field from `vss.proto`, so that a slip in the server's own table is seen.
 
-Written after https://protobuf.dev/programming-guides/encoding: varints (type 0) and lengths (type 2) are all that VSS has.
+Written after https://protobuf.dev/programming-guides/encoding: varints (type 0) and lengths (type 2) are all that
+VSS has.
 """
 
 from __future__ import annotations
