@@ -19,6 +19,7 @@ import click
 from perdure import __version__
 from perdure.cli import (
     array,
+    cln,
     completion,
     disk,
     doctor,
@@ -80,6 +81,7 @@ for module in (
     lifecycle,
     simulate,
     vss,
+    cln,
     completion,
 ):
     module.register(cli)

@@ -109,6 +109,26 @@ class Database:
                 logger.critical("a database has ended: %s", self.failure)
                 raise self.failure from error
 
+    def alone(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """The same for `work` that begins and ends its own transactions, or must be outside of any. Raises as `do`.
+
+        An error of `work` ends the database, unless it is a PerdureError.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            try:
+                result = work(self._connection)
+                if self._proving is not None:
+                    self._proving.flush()
+            except PerdureError:
+                self._roll_back()
+                raise
+            except BaseException as error:
+                self.failure = _why(error)
+                raise self.failure from error
+            return result
+
     def _turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
         self._connection.execute("BEGIN IMMEDIATE")
         errors = [self._one(work) for work in works]
