@@ -111,8 +111,8 @@ class Replica:
         if (kept - before) % VERSIONS < _HALF:
             raise OldDatabase(
                 f"The node's database has version {before}, but it was told that {kept} is kept: it runs on an older "
-                "copy. It must not go on, or it may publish a revoked state. What is kept is safe; stop the node, move its "
-                "database away, and give `perdure cln restore`."
+                "copy. It must not go on, or it may publish a revoked state. What is kept is safe; stop the node, move "
+                "its database away, and give `perdure cln restore`."
             )
         raise Misuse(
             f"The node's database has version {before}, and {kept} is kept: the node has run without this plugin. "
