@@ -30,6 +30,14 @@ class Refused(PerdureError):
         self.reason = reason
 
 
+class Conflict(PerdureError):
+    """Somebody else has changed it in between: `found` is the version that it has, and nothing was changed."""
+
+    def __init__(self, message: str, found: int = 0) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 class Disconnected(PerdureError):
     """The transport to a disk broke; whether the last command was carried out is not known."""
 

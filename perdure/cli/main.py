@@ -19,6 +19,7 @@ import click
 from perdure import __version__
 from perdure.cli import (
     array,
+    cln,
     completion,
     disk,
     doctor,
@@ -40,6 +41,7 @@ from perdure.cli import (
     up,
     upgrade,
     upkeep,
+    vss,
 )
 from perdure.cli import run as run_verb
 from perdure.errors import Misuse, PerdureError, error_to_json
@@ -79,6 +81,8 @@ for module in (
     loader,
     lifecycle,
     simulate,
+    vss,
+    cln,
     completion,
 ):
     module.register(cli)

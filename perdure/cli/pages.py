@@ -39,6 +39,7 @@ TOPICS: Final = (
             "manifest verify",
         ),
     ),
+    ("Lightning nodes", ("vss serve", "cln plugin", "cln take", "cln restore")),
     ("Trying and examining", ("doctor", "simulate", "completion")),
 )
 """What belongs together; a verb may be in two. One that is in none is shown at the end."""

@@ -1,0 +1,215 @@
+"""One SQLite database, on an array or in an ordinary file, whose commits are proved before anybody is told of them.
+
+On an array a turn returns when a FLUSH with evidence has returned, also where it only read: a main program that was
+fenced can prove nothing, so what it still reads is never given out as the latest. On an ordinary file the same code
+keeps what the host's disk keeps, and whoever can write that file can put yesterday's in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import apsw
+
+from perdure.array.ports import Buffer
+from perdure.errors import Misuse, PerdureError, Unavailable
+from perdure.sqlite.connect import connect
+from perdure.volume.file import Bytes
+from perdure.volume.volume import Volume
+
+PAGE_BYTES: Final = 4096
+CHECKPOINT_PAGES: Final = 256
+"""When the write-ahead log is carried into the database, so how large it is at rest."""
+_RESERVE_PAGES: Final = 2 * CHECKPOINT_PAGES
+PAGES_MIN: Final = 64
+_FULL: Final = (
+    "The database is full; nothing of this request was kept, and all that was kept before is safe. Delete what is not "
+    "needed, or move to a larger array."
+)
+_OUTCOME: Final = "What was acknowledged before is safe; whether this request was kept is not known. Open it anew."
+
+logger = logging.getLogger("perdure")
+Work = Callable[[apsw.Connection], object]
+_T = TypeVar("_T")
+
+
+class Proving:
+    """An array that counts its flushes, so that a turn can tell whether one has returned since it read."""
+
+    def __init__(self, array: Bytes) -> None:
+        self._array = array
+        self.flush_count = 0
+        self.size = array.size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """See `Array.pread`."""
+        return self._array.pread(offset, length)
+
+    def pwrite(self, offset: int, data: Buffer) -> None:
+        """See `Array.pwrite`."""
+        self._array.pwrite(offset, data)
+
+    def trim(self, offset: int, length: int) -> None:
+        """See `Array.trim`."""
+        self._array.trim(offset, length)
+
+    def flush(self) -> None:
+        """See `Array.flush`."""
+        self._array.flush()
+        self.flush_count += 1
+
+
+class Database:
+    """A connection that has the database to itself; every method may be called from any thread, and blocks it."""
+
+    def __init__(self, connection: apsw.Connection, proving: Proving | None) -> None:
+        """`proving`: the array, None for an ordinary file."""
+        self._connection = connection
+        self._proving = proving
+        self._lock = threading.Lock()
+        self.failure: PerdureError | None = None
+        """What ended this database: from then on everything raises it."""
+
+    @property
+    def is_rollback_proof(self) -> bool:
+        """Whether it is on an array."""
+        return self._proving is not None
+
+    def do(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """What `work` returns, once it is durable and proved. Raises what `work` raises; then nothing was changed.
+
+        Raises what the array raises; then what became of the change is not known, and the database has ended.
+        """
+        results: list[_T] = []
+        error = self.turn([lambda connection: results.append(work(connection))])[0]
+        if error is not None:
+            raise error
+        return results[0]
+
+    def turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
+        """Do each of `works` whole or not at all, in order, and make all of it durable with one commit.
+
+        For each: None, or the error that it raised and that undid it alone. Raises as `do` for what concerns all.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            try:
+                return self._turn(works)
+            except apsw.FullError:
+                self._roll_back()
+                raise Unavailable(_FULL) from None
+            except BaseException as error:
+                self.failure = _why(error)
+                logger.critical("a database has ended: %s", self.failure)
+                raise self.failure from error
+
+    def alone(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """The same for `work` that begins and ends its own transactions, or must be outside of any. Raises as `do`.
+
+        An error of `work` ends the database, unless it is a PerdureError.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            try:
+                result = work(self._connection)
+                if self._proving is not None:
+                    self._proving.flush()
+            except PerdureError:
+                self._roll_back()
+                raise
+            except BaseException as error:
+                self.failure = _why(error)
+                raise self.failure from error
+            return result
+
+    def _turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        errors = [self._one(work) for work in works]
+        flushes = None if self._proving is None else self._proving.flush_count
+        self._connection.execute("COMMIT")
+        if self._proving is not None and self._proving.flush_count == flushes:  # nothing was changed
+            self._proving.flush()
+        return errors
+
+    def _one(self, work: Work) -> PerdureError | None:
+        self._connection.execute("SAVEPOINT one")
+        error: PerdureError | None = None
+        try:
+            work(self._connection)
+        except PerdureError as why:
+            error = why
+        except apsw.FullError:
+            if not self._connection.in_transaction:  # SQLite has undone the others too
+                raise
+            error = Unavailable(_FULL)
+        if error is not None:
+            self._connection.execute("ROLLBACK TO one")
+        self._connection.execute("RELEASE one")
+        return error
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def rows(connection: apsw.Connection, statement: str, *values: str | int | bytes | None) -> list[tuple[Any, ...]]:
+    """All rows of one statement."""
+    return connection.execute(statement, values).fetchall()
+
+
+def _why(error: BaseException) -> PerdureError:
+    """What ended a database: the array's own error where there is one."""
+    cause = error if isinstance(error, PerdureError) else error.__cause__
+    if isinstance(cause, PerdureError):
+        return cause
+    return Unavailable(f"The database failed: {error}. {_OUTCOME}")
+
+
+@contextmanager
+def on_array(array: Bytes, name: str) -> Iterator[Database]:
+    """The database `name` of the volume on `array`; both are made if the array is zeros throughout.
+
+    It may become as large as half of the array, since a transaction needs its size again until it is home. Raises
+    Misuse for an array that holds something else or is too small, and what the array raises.
+    """
+    proving = Proving(array)
+    pages = (proving.size // PAGE_BYTES - _RESERVE_PAGES) // 2
+    if pages < PAGES_MIN:
+        raise Misuse(
+            f"An array of {proving.size} bytes is too small for a database; nothing was changed. Create one of "
+            f"at least {(2 * PAGES_MIN + _RESERVE_PAGES) * PAGE_BYTES} bytes."
+        )
+    with Volume(proving) as volume, ExitStack() as stack:
+        try:
+            connection = stack.enter_context(connect(volume, name, wal=True))
+            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
+            connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+        except apsw.Error as error:
+            raise _why(error) from error
+        yield Database(connection, proving)
+
+
+@contextmanager
+def on_file(path: Path) -> Iterator[Database]:
+    """The database in an ordinary file, for tests and for comparison: NOT rollback-proof. Raises Misuse.
+
+    A commit that returned survives a crash of the machine; it does not survive somebody who has an older copy.
+    """
+    try:
+        connection = apsw.Connection(str(path))
+        settings = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")
+        for setting in (*settings, f"wal_autocheckpoint={CHECKPOINT_PAGES}"):
+            connection.execute(f"PRAGMA {setting}").fetchall()
+    except apsw.Error as error:
+        raise Misuse(f"{path} cannot be used as a database: {error}; nothing was changed. Name another file.") from None
+    try:
+        yield Database(connection, None)
+    finally:
+        connection.close()
