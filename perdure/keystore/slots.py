@@ -1,11 +1,12 @@
 """The bytes of a slot: what its two sectors say, and what that means (docs/spec.md, section 20). Pure.
 
-    label  4,096: magic 4 "PKSL" | slot u32 | store u64 | version u64 | since u64 | public key 33 | zeros
-    secret 4,096: magic 4 "PKSS" | slot u32 | store u64 | version u64 | public key 33 | secret 32 | zeros
+    label: magic 4 "PKSL" | slot u32 | store u64 | version u64 | last version u64 | since u64 | public key 33 | zeros
+    secret: magic 4 "PKSS" | slot u32 | store u64 | version u64 | public key 33 | secret 32 | zeros
 
 An erasure trims the second sector alone, so the label, with version and public key, outlives it. A put writes the
 secret first and then the label. So a slot holds a secret exactly if both are of one version; a secret with a higher
-version than its label is what a crash left of a put that never returned, and counts for nothing but its number.
+version than its label is what a crash left of a put that never returned, and counts for nothing but its number, which
+the label remembers as the last version when such a secret is erased.
 
 Both sectors name their slot and their store: a region that is given wrongly is noticed, not read as something else.
 """
@@ -28,7 +29,7 @@ SLOTS_MAX: Final = 1 << 20
 """Of one store: 8 GiB."""
 SECRET_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 33
-_LABEL: Final = Struct(">4sIQQQ33s")
+_LABEL: Final = Struct(">4sIQQQQ33s")
 _SECRET: Final = Struct(">4sIQQ33s32s")
 _LABEL_MAGIC: Final = b"PKSL"
 _SECRET_MAGIC: Final = b"PKSS"
@@ -75,6 +76,8 @@ class Slot:
     """No fragment of this key was ever in a journal entry with a lower number than this; 0 when there never was one."""
     last_version: int
     """The highest version that any put, finished or not, has used."""
+    is_torn: bool
+    """Whether the secret of a put that a crash cut off stands there."""
 
 
 def check_pair(secret: Buffer, public_key: bytes) -> None:
@@ -98,9 +101,9 @@ def is_public_key(public_key: bytes) -> bool:
         return False
 
 
-def encode_label(place: Place, version: int, since: int, public_key: bytes) -> bytes:
+def encode_label(place: Place, version: int, last_version: int, since: int, public_key: bytes) -> bytes:
     """The sector that says which key a slot holds or held."""
-    fields = _LABEL.pack(_LABEL_MAGIC, place.slot, place.store, version, since, public_key)
+    fields = _LABEL.pack(_LABEL_MAGIC, place.slot, place.store, version, last_version, since, public_key)
     return fields.ljust(SECTOR_BYTES, b"\0")
 
 
@@ -120,11 +123,12 @@ def secret_of(sectors: Buffer) -> bytearray:
 def decode(place: Place, sectors: Buffer) -> Slot:
     """What a slot's two sectors say. Raises Corrupt for anything that no put and no erasure leaves there."""
     view = memoryview(sectors)
-    version, since, public_key = _label(place, view[:SECTOR_BYTES])
+    version, last_version, since, public_key = _label(place, view[:SECTOR_BYTES])
     secret_version, secret_key = _secret(place, view[SECTOR_BYTES:])
     if secret_version and (secret_version < version or (secret_version == version and secret_key != public_key)):
         raise _foreign(place)
-    return Slot(place, _state(version, secret_version), version, public_key, since, max(version, secret_version))
+    last_version, is_torn = max(last_version, secret_version), secret_version > version
+    return Slot(place, _state(version, secret_version), version, public_key, since, last_version, is_torn)
 
 
 def _state(version: int, secret_version: int) -> State:
@@ -133,15 +137,15 @@ def _state(version: int, secret_version: int) -> State:
     return State.HELD if secret_version == version else State.ERASED
 
 
-def _label(place: Place, sector: memoryview) -> tuple[int, int, bytes]:
-    """Version, since and public key; zeros where there is no label."""
+def _label(place: Place, sector: memoryview) -> tuple[int, int, int, bytes]:
+    """Version, last version, since and public key; zeros where there is no label."""
     if not any(sector):
-        return 0, 0, b""
-    magic, slot, store, version, since, public_key = _LABEL.unpack_from(sector)
+        return 0, 0, 0, b""
+    magic, slot, store, version, last_version, since, public_key = _LABEL.unpack_from(sector)
     _require(place, (magic, slot, store), _LABEL_MAGIC, version, public_key)
-    if not since or any(sector[_LABEL.size :]):
+    if last_version < version or not since or any(sector[_LABEL.size :]):
         raise _foreign(place)
-    return version, since, public_key
+    return version, last_version, since, public_key
 
 
 def _secret(place: Place, sector: memoryview) -> tuple[int, bytes]:

@@ -105,7 +105,7 @@ class KeyStore:
 
     async def _write(self, place: Place, version: int, secret: Buffer, public_key: bytes) -> None:
         """The secret first: what a crash leaves is a prefix (P3), and a label without its secret would say "erased"."""
-        label = encode_label(place, version, self._array.committer.last + 1, public_key)
+        label = encode_label(place, version, version, self._array.committer.last + 1, public_key)
         sector = encode_secret(place, version, public_key, secret)
         try:
             await self._array.pwrite(place.secret_start, sector)
@@ -162,6 +162,9 @@ class KeyStore:
             found = decode(place, await self._sectors(slot))
             if not found.version:
                 raise Misuse(f"Slot {slot} never held a key, so there is nothing to erase and no receipt.")
+            if found.is_torn:  # remember its number before it goes: no version comes twice
+                label = encode_label(place, found.version, found.last_version, found.since, found.public_key)
+                await self._array.pwrite(place.label_start, label)
             erased = await self._array.erase(place.secret_start, SECTOR_BYTES)
             return ErasedKey(KeyReceipt.signed(self._authority, found, erased.receipt), erased)
 
