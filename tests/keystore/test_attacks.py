@@ -6,75 +6,30 @@ their homes or rings; k - 1 of them give nothing, k give the key: so the search 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import combinations, product
+from collections.abc import Mapping
+from itertools import combinations
 
 import pytest
 
-from perdure.array.erasure import Code
-from perdure.array.geometry import SECTOR_BYTES, SLOTS, TAG_BYTES, Geometry
-from perdure.array.journal import EntryHeader
-from perdure.array.sealing import Keys, unseal
-from perdure.errors import Corrupt, Misuse, PerdureError
+from perdure.array.geometry import SECTOR_BYTES
+from perdure.array.sealing import Keys
+from perdure.errors import Misuse, PerdureError
 from perdure.keystore.slots import Place, State
 from perdure.sim.disks import SimDisk
 from tests.array.world import KEY, SimArray, outcome
+from tests.keystore import operator
+from tests.keystore.operator import Memory, memories, pieces
 from tests.keystore.world import OFFSET, SimStore, key
 
 SHAPES = [(2, 3), (3, 5), (4, 6)]
 INDEX = Place(OFFSET, 0).secret_start // SECTOR_BYTES
-Memory = bytes
 Copy = tuple[Memory, bytes, int]
 
 
-def memories(sim: SimArray) -> list[Memory]:
-    return [bytes(disk.memory) for disk in sim.disks if disk is not None]
-
-
-def pieces(shape: Geometry, memory: Memory) -> Iterator[tuple[bytes, bytes]]:
-    """Every tag and fragment of the sector that a disk's memory holds: in its home, and in entries of its ring."""
-    tag, fragment = shape.tag_start(INDEX) * 64, shape.fragment_start(INDEX) * 64
-    yield memory[tag : tag + TAG_BYTES], memory[fragment : fragment + shape.fragment_bytes]
-    for slot in range(SLOTS):
-        start = shape.slot_start(slot) * 64
-        entry = memory[start : start + shape.slot_sectors * 64]
-        if any(entry[:64]):
-            yield from in_entry(shape, entry)
-
-
-def in_entry(shape: Geometry, entry: Memory) -> Iterator[tuple[bytes, bytes]]:
-    header = EntryHeader.decode(entry[:64])
-    indices = [int.from_bytes(entry[64 + 4 * at : 68 + 4 * at], "big") for at in range(header.writes)]
-    records = 4 * header.writes + 8 * header.trims
-    tags = 64 + -(-records // 64) * 64
-    fragments = tags + 64 * header.writes
-    for at, index in enumerate(indices):
-        if index == INDEX:
-            first = fragments + at * shape.fragment_bytes
-            yield entry[tags + 64 * at : tags + 64 * at + TAG_BYTES], entry[first : first + shape.fragment_bytes]
-
-
-def opened(sim: SimArray, kept: Mapping[int, Memory], live: list[Memory]) -> set[bytes]:
-    """The secrets in all that any choice of k fragments, old or present, opens to, under any tag to be had."""
-    shape, keys = sim.geometry, Keys.derive(KEY, sim.array_id)
-    code, tags, fragments = Code(shape.k, shape.n), set[bytes](), dict[int, set[bytes]]()
-    for seat, memory in [*enumerate(live), *kept.items()]:
-        for tag, fragment in pieces(shape, memory):
-            tags.add(tag)
-            fragments.setdefault(seat, set()).add(fragment)
-    found = set()
-    for seats in combinations(fragments, shape.k):
-        for chosen in product(*(fragments[seat] for seat in seats)):
-            parts = code.decode(dict(zip(seats, chosen, strict=True)))
-            data = b"".join(bytes(part) for part in parts)[:SECTOR_BYTES]
-            for tag in tags - {bytes(TAG_BYTES)}:
-                try:
-                    sector = bytes(unseal(keys, INDEX, tag, memoryview(data)))
-                except Corrupt:
-                    continue
-                if any(sector):
-                    found.add(sector)
-    return {sector for sector in found if key(1)[0] in sector}
+def opened(sim: SimArray, kept: Mapping[int, Memory], live: list[Memory]) -> bool:
+    """Whether the key comes back."""
+    found = operator.opened(sim.geometry, Keys.derive(KEY, sim.array_id), INDEX, kept, live)
+    return any(key(1)[0] in sector for sector in found)
 
 
 @pytest.mark.parametrize(("k", "n"), SHAPES)
@@ -117,7 +72,9 @@ def test_no_live_disk_holds_a_fragment_anywhere_after_the_erasure_in_its_ring_ne
     world = SimStore(k=k, n=n)
     world.put(0, 1)
     shape = world.sim.geometry
-    columns = [{fragment for _, fragment in pieces(shape, memory) if any(fragment)} for memory in memories(world.sim)]
+    columns = [
+        {fragment for _, fragment in pieces(shape, memory, INDEX) if any(fragment)} for memory in memories(world.sim)
+    ]
     assert all(columns)
     world.run(world.store.erase(0))
     for memory, column in zip(memories(world.sim), columns, strict=True):

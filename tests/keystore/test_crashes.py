@@ -9,17 +9,16 @@ import pytest
 
 from perdure.keystore.receipt import ErasedKey, judge
 from perdure.keystore.slots import State
-from tests.array.world import outcome
+from tests.array.world import SimArray, outcome
 from tests.keystore.world import SimStore, attest, key
 
 
 class Crash:
     """Lets `count` commands leave, then the process dies: no later one does."""
 
-    def __init__(self, world: SimStore, count: int) -> None:
+    def __init__(self, sim: SimArray, count: int) -> None:
         self._left = count
-        self._world = world
-        for channel in world.sim.channels:
+        for channel in sim.channels:
             channel.may_leave = self._may_leave
 
     def _may_leave(self, _command: bytes) -> bool:
@@ -33,7 +32,7 @@ class Crash:
 
 def crashed_at(world: SimStore, count: int, work: object) -> object | None:
     """What `work` returned before the main program died after `count` commands; None if it did not return."""
-    crash = Crash(world, count)
+    crash = Crash(world.sim, count)
     task = world.sim.spawn(outcome(work))  # type: ignore[arg-type]
     for _ in range(200):
         if task.done or crash.has_come:
