@@ -151,7 +151,7 @@ LONG := tests/array/test_every_death.py
 # The operator's day for real: alarms, drills, upgrades, mounts, successions. Twenty minutes, which `make test` has not.
 OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py test_run.py) \
 	tests/system/test_upgrades.py tests/lifecycle/test_succession.py tests/lifecycle/test_secrecy.py
-CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/manifest tests/nbd tests/simtee tests/spec
+CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/loader tests/manifest tests/nbd tests/simtee tests/spec
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)

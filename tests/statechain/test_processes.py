@@ -79,6 +79,7 @@ def steals(owner, shares):
     return any(curve.verify(owner.key, MESSAGE, one.sign_schnorr(MESSAGE)) for one in keys)
 
 
+@pytest.mark.timeout(600)
 def test_an_operator_with_the_key_a_kept_disk_and_the_old_owner_does_not_get_the_old_share_back(host, tmp_path):
     settings = host.directory / config.NAME
     policy = artefacts.read_policy(host.directory / local.POLICY_FILE)
