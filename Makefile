@@ -152,7 +152,7 @@ LONG := tests/array/test_every_death.py
 OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py test_run.py) \
 	tests/system/test_upgrades.py \
 	$(addprefix tests/lifecycle/,test_attacks.py test_succession.py test_secrecy.py)
-CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/manifest tests/nbd tests/simtee tests/spec \
+CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/loader tests/manifest tests/nbd tests/simtee tests/spec \
 	tests/sqlite tests/volume
 
 test: setup-dev tools ## Run every test but the long ones

@@ -35,6 +35,7 @@ from perdure.evidence.measurement import Measurement
 from perdure.evidence.policy import Policy, TrustedRoot
 from perdure.image import build as image
 from perdure.image import eif
+from perdure.keystore import slots
 from perdure.manifest import signatures
 from perdure.manifest.developers import Developer, Developers, KeyKind
 from perdure.manifest.manifest import Manifest, Overrides, Program, ProgramKind
@@ -443,6 +444,36 @@ def history_records() -> Json:
     return {"records": records}
 
 
+def key_store() -> Json:
+    """A slot that is held, and what its bytes mean in other combinations."""
+    place, secret = slots.Place(8 * 4096, 3), b"\x11" * 32
+    public = coincurve.PrivateKey(secret).public_key.format()
+    label = slots.encode_label(place, 2, 2, 9, public)
+    sector = bytes(slots.encode_secret(place, 2, public, secret))
+    torn = bytes(slots.encode_secret(place, 3, public, secret))
+    old = bytes(slots.encode_secret(place, 1, public, secret))
+    nothing = bytes(4096)
+    return {
+        "store": place.store,
+        "slot": place.slot,
+        "label_start": label[:73].hex(),
+        "secret_start": sector[:89].hex(),
+        "states": {
+            "no label, no secret": slots.decode(place, nothing + nothing).state,
+            "label 2, secret 2": slots.decode(place, label + sector).state,
+            "label 2, no secret": slots.decode(place, label + nothing).state,
+            "label 2, secret 3": slots.decode(place, label + torn).state,
+            "no label, secret 2": slots.decode(place, nothing + sector).state,
+        },
+        "bad": {
+            "label 2, secret 1": failure(lambda: slots.decode(place, label + old)),
+            "another slot": failure(lambda: slots.decode(slots.Place(place.store, 4), label + sector)),
+            "another store": failure(lambda: slots.decode(slots.Place(0, 3), label + sector)),
+            "a byte behind": failure(lambda: slots.decode(place, label[:-1] + b"\1" + sector)),
+        },
+    }
+
+
 def rosters() -> Json:
     """A roster with an empty seat, and which roster is the base of a mount."""
     seats = (INSTANCES[0], None, *INSTANCES[2:])
@@ -652,6 +683,7 @@ def make() -> str:
         "15 history": history_records(),
         "16 manifest": manifests(),
         "17 derived keys": derived(),
+        "20 key store": key_store(),
     }
     return json.dumps(vectors, indent=1) + "\n"
 

@@ -274,6 +274,10 @@ class SyncArray:
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def call(self, work: Callable[[Array], Coroutine[Any, Any, _T]]) -> _T:
+        """Run `work` on the array's own loop and return its result: for what stands on an `Array`."""
+        return self._do(work(self._array))
+
     @property
     def size(self) -> int:
         """Bytes."""

@@ -1,4 +1,4 @@
-"""`evidence verify-receipt`: check an erase receipt by hand, with no array at hand."""
+"""`evidence verify-receipt`: check an erase receipt, of a range or of a key, by hand, with no array at hand."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any, Final
 import click
 
 from perdure.array.receipt import Attest, Erased, Receipt, judge
-from perdure.cli import judging, output
+from perdure.cli import judging, key_receipt, output
 from perdure.cli.options import FILE, verb
 from perdure.errors import Misuse, Unproved, WrongCommitment
 from perdure.evidence.policy import Policy
 from perdure.evidence.verified import VerifiedEvidence
 from perdure.evidence.verifier import Verifier, stated_time_ms
+from perdure.keystore.receipt import FORMAT as KEY_FORMAT
+from perdure.keystore.receipt import ErasedKey, KeyReceipt
+from perdure.keystore.receipt import judge as judge_key
 from perdure.service.site import artefacts
 
 RECEIPT_BYTES_MAX: Final = 1 << 28
 """A document for each MiB of a disk that was erased: enough for a range of some ten GiB."""
+_WHAT_IT_IS_NOT: Final = "What was written there later is another matter, and so is what was recorded on the way."
 
 
 def register(evidence: click.Group) -> None:
@@ -32,6 +36,7 @@ def register(evidence: click.Group) -> None:
     )
     @click.option("--policy", "policy_file", type=FILE, required=True, help="The array's evidence policy.")
     @click.option("--array-id", metavar="HEX", help="The array that it must be about.")
+    @click.option("--public-key", metavar="HEX", help="The key that it must be about: of receipts for keys alone.")
     @click.option(
         "--at", metavar="TIME", help="The time, RFC 3339, to judge evidence at that states none (default: now)."
     )
@@ -40,6 +45,7 @@ def register(evidence: click.Group) -> None:
     def verify_receipt(
         policy_file: Path,
         array_id: str | None,
+        public_key: str | None,
         at: str | None,
         chain_files: tuple[Path, ...],
         collateral_files: tuple[Path, ...],
@@ -48,32 +54,47 @@ def register(evidence: click.Group) -> None:
     ) -> int:
         """Check an erase receipt offline, and print what it proves. Exit code 0 only if everything holds.
 
+        Receipts of `perdure erase` and those of a key store, which name the key that was erased.
+
         Evidence that states its time is judged at that time, so whoever needs to know when looks at the times. On
         other platforms it states none, and is judged at the time --at: the receipt does not prove when it was made.
         """
         at_ms = time.time_ns() // 1_000_000 if at is None else judging.at_ms(at)
         receipt = _receipt(file)
         policy = artefacts.read_policy(policy_file)
-        _require_about(receipt, policy, array_id)
+        _require_about(receipt if isinstance(receipt, Receipt) else receipt.erasure, policy, array_id)
+        _require_key(receipt, public_key)
         verifier = Verifier(policy, judging.read_collateral(chain_files, collateral_files))
+        found: Erased | ErasedKey
         with judging.named_errors(as_json=as_json):
-            erased = judge(receipt, _attest(verifier, at_ms))
-        if not erased.is_beyond_recall:
+            attest = _attest(verifier, at_ms)
+            found = judge(receipt, attest) if isinstance(receipt, Receipt) else judge_key(receipt, attest)
+        if not found.is_beyond_recall:
             raise Unproved(
-                f"{file} proves that no live disk holds the range, but dead ones of {len(erased.exposed_seats)} seats "
+                f"{file} proves that no live disk holds the range, but dead ones of {len(found.exposed_seats)} seats "
                 "may: enough to bring it back, if their hosts kept them running."
             )
-        value = _to_json(erased, at_ms)
-        output.result(value, _text(erased, value), as_json=as_json)
+        output.result(*_shown(found, at_ms), as_json=as_json)
         return 0
 
 
-def _receipt(file: Path) -> Receipt:
+def _shown(found: Erased | ErasedKey, at_ms: int) -> tuple[dict[str, Any], str]:
+    """What a receipt proves, as JSON and as text."""
+    if isinstance(found, ErasedKey):
+        value = _to_json(found.erased, at_ms)
+        return key_receipt.to_json(found, value), key_receipt.text(found, _text(found.erased, value))
+    value = _to_json(found, at_ms)
+    return value, "\n".join((_text(found, value), _of_the_dead(found, value), _WHAT_IT_IS_NOT))
+
+
+def _receipt(file: Path) -> Receipt | KeyReceipt:
     data = artefacts.read_bounded(file, "receipt", bytes_max=RECEIPT_BYTES_MAX)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
         raise Misuse(f"{file} is not JSON, so it is no erase receipt; nothing was verified.") from None
+    if isinstance(value, dict) and value.get("format") == KEY_FORMAT:
+        return KeyReceipt.from_json(value)
     return Receipt.from_json(value)
 
 
@@ -83,6 +104,13 @@ def _require_about(receipt: Receipt, policy: Policy, array_id: str | None) -> No
         raise WrongCommitment(f"The receipt is about array {genesis.array_id.hex()}, not about {array_id:.64}.")
     if policy.digest() != genesis.policy_digest:
         raise Misuse("The policy is not the one that the receipt's array was created with; nothing was verified.")
+
+
+def _require_key(receipt: Receipt | KeyReceipt, public_key: str | None) -> None:
+    found = "" if isinstance(receipt, Receipt) else receipt.public_key.hex()
+    if public_key is not None and public_key.lower() != found:
+        about = f"the key {found}" if found else "a range, and names no key"
+        raise WrongCommitment(f"The receipt is about {about}, not about the key {public_key:.66}.")
 
 
 def _attest(verifier: Verifier, at_ms: int) -> Attest:
@@ -125,7 +153,8 @@ def _to_json(erased: Erased, at_ms: int) -> dict[str, Any]:
 
 
 def _text(erased: Erased, value: dict[str, Any]) -> str:
-    receipt, exposed, judged_at = erased.receipt, len(erased.exposed_seats), value["judged_at"]
+    """Which range was erased, and who proved it when."""
+    receipt, judged_at = erased.receipt, value["judged_at"]
     lines = [
         f"Erased: {receipt.length} bytes from {receipt.offset} of array {value['array_id']}.",
         f"{len(erased.witnesses)} disks, all members, proved that they hold nothing of it:",
@@ -136,11 +165,9 @@ def _text(erased: Erased, value: dict[str, Any]) -> str:
     ]
     if judged_at is not None:
         lines.append(f"Evidence without a time was judged as of {judged_at}; when it was made is not proved by it.")
-    return "\n".join(
-        (
-            *lines,
-            f"Dead disks of {exposed} seats may hold fragments of it; "
-            f"it takes {value['seats_needed']} to bring it back.",
-            "What was written there later is another matter, and so is what was recorded on the way.",
-        )
-    )
+    return "\n".join(lines)
+
+
+def _of_the_dead(erased: Erased, value: dict[str, Any]) -> str:
+    exposed = len(erased.exposed_seats)
+    return f"Dead disks of {exposed} seats may hold fragments of it; it takes {value['seats_needed']} to bring it back."

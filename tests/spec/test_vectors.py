@@ -93,7 +93,7 @@ def test_a_listing_in_the_specification_is_the_vector_that_it_names(name, text):
 
 
 def test_the_specification_has_its_listings_and_limits():
-    assert len(LISTINGS) == 5
+    assert len(LISTINGS) == 6
     assert len(LIMITS) > 20
 
 
@@ -107,7 +107,7 @@ def test_a_limit_in_the_specification_is_the_one_in_the_code(value, module, name
 
 def test_the_sections_that_code_cites_exist():
     sections = set(re.findall(r"^## (\d+)\.", SPEC, re.MULTILINE))
-    assert sections == {str(number) for number in range(1, 20)}
+    assert sections == {str(number) for number in range(1, 21)}
     paragraphs = set(re.findall(r"^\*\*(\d+\.\d+)\b", SPEC, re.MULTILINE)) | sections
     cited = set()
     for path in (ROOT / "perdure").rglob("*.py"):
@@ -489,6 +489,22 @@ def test_passphrases_come_from_the_authoritys_key_under_a_purpose_of_their_own()
 def test_what_no_key_is_derived_from_is_misuse():
     assert set(VECTORS["17 derived keys"]["bad"].values()) == {"Misuse"}
     assert len(VECTORS["17 derived keys"]["bad"]) == 8
+
+
+# 20. Key store --------------------------------------------------------------------------------------------
+
+
+def test_a_slot_has_the_fields_of_the_specification_and_is_what_its_sectors_say_together():
+    vector = VECTORS["20 key store"]
+    secret = b"\x11" * 32
+    point = ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256K1()).public_key().public_numbers()
+    public = bytes([2 + point.y % 2]) + point.x.to_bytes(32, "big")
+    place = struct.pack(">IQ", vector["slot"], vector["store"])
+    assert unhex(vector["label_start"]) == b"PKSL" + place + struct.pack(">QQQ", 2, 2, 9) + public
+    assert unhex(vector["secret_start"]) == b"PKSS" + place + struct.pack(">Q", 2) + public + secret
+    assert list(vector["states"].values()) == ["empty", "held", "erased", "erased", "empty"]
+    assert set(vector["bad"].values()) == {"Corrupt"}
+    assert len(vector["bad"]) == 4
 
 
 # 16. Manifests --------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Programs that use Perdure, to read and to try."""

@@ -1,0 +1,261 @@
+"""Blind co-signing and the transfer of coins, on a simulated array."""
+
+from __future__ import annotations
+
+import dataclasses
+from hashlib import sha256
+
+import pytest
+
+from examples.statechain import curve
+from examples.statechain.owner import Handover, Owner
+from examples.statechain.signer import Signer
+from perdure.errors import Corrupt, Misuse, Unproved
+from perdure.keystore.slots import State
+from tests.keystore.test_crashes import Crash
+from tests.statechain.world import LEDGER_START, Chain
+
+MESSAGE = sha256(b"transaction").digest()
+
+
+class Watching:
+    """A signer that keeps all that is said to it and by it: what an operator could ever link."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self.sessions: list[tuple[bytes, bytes, bytes]] = []
+        self._first = b""
+
+    def begin(self, number: int, signature: bytes) -> bytes:
+        self._first = self._signer.begin(number, signature)
+        return self._first
+
+    def cosign(self, number: int, blinded: bytes, signature: bytes) -> bytes:
+        partial = self._signer.cosign(number, blinded, signature)
+        self.sessions.append((self._first, blinded, partial))
+        return partial
+
+    def share(self, number: int) -> bytes:
+        return self._signer.share(number)
+
+
+def test_both_together_make_a_valid_signature_whatever_the_parities() -> None:
+    seen = set()
+    for seed in range(12):
+        chain = Chain(seed=seed)
+        owner = chain.deposited()
+        for number in range(3):
+            message = sha256(bytes([seed, number])).digest()
+            signature = owner.sign(chain.signer, message)
+            assert curve.verify(owner.key, message, signature)
+            seen.add(owner.key[0])
+    assert seen == {2, 3}
+
+
+def test_the_signer_cannot_tell_which_session_made_a_signature() -> None:
+    """Every session fits every signature: there are blinding factors for each pair, even for one who knows o."""
+    chain = Chain()
+    owner = chain.deposited()
+    watching = Watching(chain.signer)
+    made = []
+    for number in range(4):
+        message = sha256(bytes([number])).digest()
+        made.append((message, owner.sign(watching, message)))  # type: ignore[arg-type]
+    for message, signature in made:
+        assert not any(part in b"".join(session) for session in watching.sessions for part in (message, owner.key[1:]))
+        assert not any(signature[at : at + 32] in b"".join(one) for one in watching.sessions for at in (0, 32))
+        for first, c, partial in watching.sessions:
+            assert _fits(owner, message, signature, first, c, partial)
+
+
+def _fits(owner: Owner, message: bytes, signature: bytes, first: bytes, c: bytes, partial: bytes) -> bool:
+    """Whether some r2 and b lead from this session to this signature (see `examples.statechain.owner`)."""
+    for y in (b"\x02", b"\x03"):
+        nonce, s = y + signature[:32], signature[32:]
+        e = curve.challenge(nonce, owner.key, message)
+        b = curve.subtract(c, e if nonce[0] == owner.key[0] else curve.negate(e))
+        whole = s if y == b"\x02" else curve.negate(s)
+        second = curve.subtract(whole, curve.add(partial, curve.multiply(c, owner._share)))
+        if curve.sum_of(first, curve.point(second), curve.times(owner.key, b)) == nonce:
+            return True
+    return False
+
+
+def test_a_coin_that_changes_hands_keeps_its_key_and_the_new_owner_has_a_receipt() -> None:
+    chain = Chain()
+    alice, bob, carol = chain.deposited(), chain.owner(), chain.owner()
+    before, old = alice, chain.signer.share(0)
+    for after in (bob, carol):
+        share = chain.signer.share(0)
+        erased = after.take(chain.signer, before.hand_over(chain.signer, after.address), chain.check)
+        assert erased.receipt.public_key == share
+        assert after.key == alice.key
+        assert curve.verify(alice.key, MESSAGE, after.sign(chain.signer, MESSAGE))
+        assert chain.signer.share(0) != share
+        with pytest.raises(Misuse, match="not signed by the owner"):
+            before.sign(chain.signer, MESSAGE)
+        before = after
+    assert old != chain.signer.share(0)
+
+
+def test_a_transfer_that_was_cut_off_anywhere_leaves_the_coin_with_one_owner_and_one_share() -> None:
+    outcomes = set()
+    for count in range(1000):
+        chain = Chain(seed=count % 5)
+        alice, bob = chain.deposited(), chain.owner()
+        handover = alice.hand_over(chain.signer, bob.address)
+        old = chain.signer.share(0)
+        has_returned = _taken_until(chain, count, bob, handover)
+        signer = chain.restart()
+        held = [slot for slot in (0, 1) if signer._keys.get(slot).state is State.HELD]
+        is_bobs = curve.sum_of(signer.share(0), bob.address.share) == alice.key
+        assert len(held) == 1
+        assert is_bobs or curve.sum_of(signer.share(0), alice.address.share) == alice.key
+        outcomes.add((has_returned, is_bobs))
+        if is_bobs:
+            bob.coin, bob.key = 0, alice.key
+            erased = signer.receipt(0, bob._ask("receipt", b""))
+            chain.check(erased.receipt.to_json(), old)
+        assert curve.verify(alice.key, MESSAGE, (bob if is_bobs else alice).sign(signer, MESSAGE))
+        if has_returned:
+            break
+    assert outcomes == {(False, False), (False, True), (True, True)}
+
+
+def _taken_until(chain: Chain, count: int, bob: Owner, handover: Handover) -> bool:
+    """Whether Bob's taking of the coin returned, before the signer died after `count` commands to disks."""
+    died = Crash(chain.sim, count)
+
+    class Dead(BaseException):
+        pass
+
+    def until(work):  # type: ignore[no-untyped-def]
+        task = chain.sim.spawn(work)
+        while not task.done:
+            if died.has_come:
+                raise Dead
+            chain.sim.loop.run_for(0.1)
+        if task.error is not None:
+            raise task.error
+        return task._result
+
+    chain.signer._keys._array._do = until  # type: ignore[method-assign]
+    try:
+        bob.take(chain.signer, handover, chain.check)
+    except Dead:
+        return False
+    return True
+
+
+# What is refused ------------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_is_served() -> None:
+    chain = Chain()
+    owner, thief = chain.deposited(), chain.owner()
+    thief.coin, thief.key = 0, owner.key
+    for ask in (
+        lambda: thief.sign(chain.signer, MESSAGE),
+        lambda: thief.hand_over(chain.signer, thief.address),
+        lambda: chain.signer.receipt(0, thief._ask("receipt", b"")),
+        lambda: chain.signer.cosign(0, bytes(32), owner._ask("begin", b"")),
+        lambda: chain.signer.begin(0, b""),
+    ):
+        with pytest.raises(Misuse, match="not signed by the owner of coin 0"):
+            ask()
+    handover = owner.hand_over(chain.signer, chain.owner().address)
+    with pytest.raises(Misuse, match="has not proved"):
+        thief.take(chain.signer, handover, chain.check)
+    with pytest.raises(Misuse, match="not signed by the one to whom"):
+        chain.signer.take(0, b"sealed", thief._sign("take", 0, b"sealed"))
+
+
+def test_a_nonce_signs_once_and_there_is_one_at_a_time() -> None:
+    chain = Chain()
+    owner = chain.deposited()
+    begin, c = owner._ask("begin", b""), bytes(31) + b"\5"
+    first = chain.signer.begin(0, begin)
+    second = chain.signer.begin(0, begin)
+    assert first != second
+    partial = chain.signer.cosign(0, c, owner._ask("cosign", c))
+    assert curve.point(partial) == curve.sum_of(second, curve.times(chain.signer.share(0), c))
+    with pytest.raises(Misuse, match="no open session"):
+        chain.signer.cosign(0, c, owner._ask("cosign", c))
+    chain.signer.begin(0, begin)
+    with pytest.raises(Misuse, match="no scalar"):
+        chain.signer.cosign(0, bytes(32), owner._ask("cosign", bytes(32)))
+    chain.restart()
+    with pytest.raises(Misuse, match="no open session"):
+        chain.signer.cosign(0, c, owner._ask("cosign", c))
+
+
+def test_signatures_are_counted_before_they_are_given_out_and_the_new_owner_sees_how_many() -> None:
+    chain = Chain()
+    alice, bob = chain.deposited(), chain.owner()
+    for _ in range(3):
+        alice.sign(chain.signer, MESSAGE)
+    chain.restart()
+    alice.hand_over(chain.signer, bob.address)
+    assert chain.signer.terms(0).signatures == 3
+
+
+def test_an_old_owner_who_signs_after_his_offer_withdraws_it() -> None:
+    chain = Chain()
+    alice, bob = chain.deposited(), chain.owner()
+    handover = alice.hand_over(chain.signer, bob.address)
+    alice.sign(chain.signer, MESSAGE)
+    with pytest.raises(Misuse, match="not offered to anyone"):
+        bob.take(chain.signer, handover, chain.check)
+    with pytest.raises(Misuse, match="not offered to anyone"):
+        chain.signer.take(0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"key": curve.point(bytes(31) + b"\7")}, "do not add up"),
+        ({"blinded": bytes(31) + b"\7"}, "not his share"),
+        ({"blinded": bytes(32)}, "not made of points and scalars"),
+        ({"share": bytes(33)}, "not made of points and scalars"),
+        ({"proof": bytes(64)}, "has not proved"),
+    ],
+)
+def test_a_handover_that_does_not_fit_is_refused_and_the_coin_stays(change: dict[str, bytes], sentence: str) -> None:
+    chain = Chain()
+    alice, bob = chain.deposited(), chain.owner()
+    handover = dataclasses.replace(alice.hand_over(chain.signer, bob.address), **change)
+    with pytest.raises(Misuse, match=sentence):
+        bob.take(chain.signer, handover, chain.check)
+    assert curve.verify(alice.key, MESSAGE, alice.sign(chain.signer, MESSAGE))
+
+
+def test_a_difference_that_cannot_be_read_changes_nothing() -> None:
+    chain = Chain()
+    alice, bob = chain.deposited(), chain.owner()
+    alice.hand_over(chain.signer, bob.address)
+    with pytest.raises(Misuse, match="cannot be read"):
+        chain.signer.take(0, bytes(80), bob._sign("take", 0, bytes(80)))
+    assert curve.verify(alice.key, MESSAGE, alice.sign(chain.signer, MESSAGE))
+
+
+def test_a_part_by_another_share_than_the_signer_shows_is_noticed() -> None:
+    chain = Chain()
+    owner = chain.deposited()
+    watching = Watching(chain.signer)
+    watching.share = lambda _: curve.point(bytes(31) + b"\7")  # type: ignore[method-assign]
+    with pytest.raises(Unproved, match="not by the share"):
+        owner.sign(watching, MESSAGE)  # type: ignore[arg-type]
+
+
+def test_coins_are_numbered_and_their_places_are_theirs() -> None:
+    chain = Chain()
+    chain.deposited(1)
+    with pytest.raises(Misuse, match="There is a coin 1 already"):
+        chain.deposited(1)
+    with pytest.raises(Misuse, match="There is no coin 0"):
+        chain.signer.share(0)
+    with pytest.raises(Misuse, match="room for coins 0 to 1"):
+        chain.deposited(2)
+    chain.sim.run(chain.sim.array.pwrite(LEDGER_START, b"x", fua=True))  # type: ignore[union-attr]
+    with pytest.raises(Corrupt, match="no coin"):
+        chain.signer.share(0)
