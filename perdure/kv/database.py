@@ -18,7 +18,7 @@ import apsw
 
 from perdure.array.ports import Buffer
 from perdure.errors import Misuse, PerdureError, Unavailable
-from perdure.sqlite.connect import connect
+from perdure.sqlite.connection import connect
 from perdure.volume.file import Bytes
 from perdure.volume.volume import Volume
 

@@ -1,4 +1,4 @@
-"""SQLite straight on an array: no mount, no file on the host. Needs `apsw` (the extra `sqlite`).
+"""SQLite straight on an array: no mount, no file on the host. Over `apsw`.
 
 from perdure import api, sqlite
 from perdure.volume import Volume
