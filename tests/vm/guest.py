@@ -73,6 +73,11 @@ class Guest:
     def __exit__(self, *_: object) -> None:
         self.cut_power()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it was booted and not ended since."""
+        return self._qemu is not None
+
     # Power ------------------------------------------------------------------------------------------------
 
     def boot(self, *disks: Disk) -> None:
@@ -105,8 +110,9 @@ class Guest:
 
     def power_off(self) -> None:
         """Sync everything and end it as `poweroff` does; what is mounted has to be unmounted first."""
+        if self._qemu is None:
+            return
         self.call("sync")
-        assert self._qemu is not None
         self.send("poweroff -f")
         assert self._qemu.wait(END_S) == 0
         self.cut_power()
