@@ -8,7 +8,6 @@ closed. Ratios of bytes hold anywhere; the machine is emulated, so nothing here 
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,15 @@ from tests.system.proxy import Proxy
 from . import initramfs
 from .conftest import CACHE
 from .guest import Disk, Guest
-from .kernel import Kernel, debian_kernel
+from .kernel import debian_kernel
 
 SIZE = "32M"
-RANDOM_WRITES = 60
-SEQUENTIAL_MIB = 6
+DEAD_AFTER_MS = 30_000
+RANDOM_WRITES = 40
+SEQUENTIAL_MIB = 4
 PASSPHRASE = "data.passphrase"
 FORMAT = f"cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file {PASSPHRASE}"
-OPEN = f"cryptsetup open --key-file {PASSPHRASE} /dev/vda data"
+OPEN = f"cryptsetup open --key-file {PASSPHRASE}"
 RANDOM = f"""for number in $(seq {RANDOM_WRITES}); do
     dd if=/dev/urandom of=$device bs=4k count=1 seek=$((RANDOM % 2048)) oflag=direct conv=fsync,notrunc status=none
 done"""
@@ -62,46 +62,57 @@ class Cost:
     entries: int
 
 
-def measure(directory: Path, kernel: Kernel, ramdisk: Path, stack: Stack) -> list[Cost]:
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One, the machine's device for it, and what stands before each of its disks."""
+
+    rig: Rig
+    device: str
+    proxies: Sequence[Proxy]
+
+    def settled(self) -> tuple[int, int]:
+        """Bytes sent to the disks so far, and the journal's last entry, once everything is at home."""
+        status = self.rig.wait_for(lambda status: status["dirty_sectors"] == 0)
+        executes = [frame for proxy in self.proxies for frame in proxy.commands() if frame.opcode is Opcode.EXECUTE]
+        return sum(frame.wire_bytes for frame in executes), status["journal_last"]
+
+
+def measure(guest: Guest, array: Array, stack: Stack) -> list[Cost]:
     """Random synchronous writes of 4 KiB, then a sequential write in pieces of 1 MiB with one flush at its end."""
-    with Rig(directory) as rig, Guest(directory / "guest", kernel.image, ramdisk) as guest:
-        rig.up("--sealing", stack.sealing, size=SIZE)
-        rig.down()
-        with _proxies(rig) as proxies:
-            guest.boot(Disk(rig.up("--sealing", stack.sealing, size=SIZE)["nbd_uri"]))
-            if stack.luks is not None:
-                guest.put(PASSPHRASE, b"0" * 64)
-                guest.call(f"{FORMAT} {stack.luks} /dev/vda")
-            costs = [_run(rig, guest, proxies, stack, work, length) for work, length in WORK]
-            guest.power_off()
-            rig.down()
-        return costs
-
-
-def _run(rig: Rig, guest: Guest, proxies: Sequence[Proxy], stack: Stack, work: str, length: int) -> Cost:
-    device = "/dev/vda" if stack.luks is None else "/dev/mapper/data"
     if stack.luks is not None:
-        guest.call(OPEN)
-    before = _settled(rig, proxies)
-    guest.call(f"device={device}; {work}")
+        guest.call(f"{FORMAT} {stack.luks} {array.device}")
+    return [_run(guest, array, stack, work, length) for work, length in WORK]
+
+
+def _run(guest: Guest, array: Array, stack: Stack, work: str, length: int) -> Cost:
+    target = array.device
+    if stack.luks is not None:
+        guest.call(f"{OPEN} {array.device} data")
+        target = "/dev/mapper/data"
+    before = array.settled()
+    guest.call(f"device={target}; {work}")
     if stack.luks is not None:
         guest.call("cryptsetup close data")  # which empties the journal of dm-integrity
-    guest.call("blockdev --flushbufs /dev/vda && sync")
-    after = _settled(rig, proxies)
+    guest.call(f"blockdev --flushbufs {array.device}; sync")
+    after = array.settled()
     return Cost((after[0] - before[0]) / length, after[1] - before[1])
 
 
-def _settled(rig: Rig, proxies: Sequence[Proxy]) -> tuple[int, int]:
-    """Bytes sent to the disks so far, and the journal's last entry, once everything is at home."""
-    status = rig.wait_for(lambda status: status["dirty_sectors"] == 0)
-    executes = [frame for proxy in proxies for frame in proxy.commands() if frame.opcode is Opcode.EXECUTE]
-    return sum(frame.wire_bytes for frame in executes), status["journal_last"]
-
-
 @contextlib.contextmanager
-def _proxies(rig: Rig) -> Iterator[list[Proxy]]:
-    with contextlib.ExitStack() as hosts:
-        yield [hosts.enter_context(Proxy.before(rig.directory / f"disk-{seat}.sock")) for seat in range(5)]
+def arrays(directory: Path) -> Iterator[dict[str, Array]]:
+    """A sealed one and one in the clear, by their sealing; in this order they are the machine's disks."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for sealing, device in (("perdure", "/dev/vda"), ("none", "/dev/vdb")):
+            (directory / sealing).mkdir()
+            rig = stack.enter_context(Rig(directory / sealing))
+            rig.up("--sealing", sealing, size=SIZE, dead_after_ms=DEAD_AFTER_MS)
+            rig.down()
+            proxies = [stack.enter_context(Proxy.before(rig.directory / f"disk-{seat}.sock")) for seat in range(5)]
+            rig.run("up")
+            stack.callback(rig.down)
+            made[sealing] = Array(rig, device, proxies)
+        yield made
 
 
 def table(rows: Sequence[tuple[Stack, Sequence[Cost]]]) -> str:
@@ -119,16 +130,14 @@ def table(rows: Sequence[tuple[Stack, Sequence[Cost]]]) -> str:
 def main() -> None:
     """Print the table."""
     kernel = debian_kernel(CACHE / "kernel")
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         ramdisk = directory / "guest.initramfs"
         ramdisk.write_bytes(initramfs.build(kernel))
-        for number, stack in enumerate(STACKS):
-            place = directory / str(number)
-            place.mkdir()
-            rows.append((stack, measure(place, kernel, ramdisk, stack)))
-            print(rows[-1], file=sys.stderr)
+        with arrays(directory) as made, Guest(directory / "guest", kernel.image, ramdisk) as guest:
+            guest.boot(*(Disk(array.rig.nbd_uri) for array in made.values()))
+            guest.put(PASSPHRASE, b"0" * 64)
+            rows = [(stack, measure(guest, made[stack.sealing], stack)) for stack in STACKS]
     print(table(rows))
 
 

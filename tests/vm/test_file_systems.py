@@ -18,7 +18,7 @@ from .writer import Writer
 
 DEVICE = "/dev/vda"
 RECONNECT_S = 60
-FILES = 12
+FILES = 6
 
 
 @dataclass(frozen=True, slots=True)

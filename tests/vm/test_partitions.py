@@ -31,16 +31,16 @@ def test_a_key_on_a_raw_partition_is_erased_for_good_and_the_file_system_beside_
     disk = Disk(rig.up(size=SIZE)["nbd_uri"])
     guest.boot(disk)
     guest.call(f"{LABEL} && mkfs.ext4 -q /dev/vda2 && mount /dev/vda2 /mnt")
-    writer = Writer(guest)
-    writer.start()
-    writer.wait_for(FILES)
     offset = 512 * int(guest.call("cat /sys/class/block/vda1/start"))
+    assert offset % 4096 == 0, "whole sectors of the array can be erased, and nothing else with them"
     key = os.urandom(KEY_BYTES)
     guest.put("key", key)
     guest.call("dd if=key of=/dev/vda1 bs=4k oflag=direct conv=fsync,notrunc status=none")
     assert rig.read(offset, KEY_BYTES) == key
-    assert offset % 4096 == 0, "whole sectors of the array can be erased, and nothing else with them"
 
+    writer = Writer(guest)
+    writer.start()
+    writer.wait_for(FILES)
     receipt = tmp_path / "receipt.json"
     rig.run("erase", "--offset", offset, "--length", KEY_BYTES, "-o", receipt)
     trusted = ("--policy", rig.directory / "policy.json", "--array-id", rig.status()["array_id"])
@@ -51,11 +51,10 @@ def test_a_key_on_a_raw_partition_is_erased_for_good_and_the_file_system_beside_
     pieces = key[1000:1032]
     assert count(rig, pieces) == 0
     assert found([psutil.Process(rig.process("main").pid)], [pieces]) == 0
-    seen = "dd if=/dev/vda1 bs=4k count=1 iflag=direct status=none | sha256sum"
-    assert guest.call(seen) == guest.call("head -c 4096 /dev/zero | sha256sum")
-
     writer.wait_for(FILES)
     writer.stop()
+    seen = "dd if=/dev/vda1 bs=4k count=1 iflag=direct status=none | sha256sum"
+    assert guest.call(seen) == guest.call("head -c 4096 /dev/zero | sha256sum")
     guest.call("umount /mnt && e2fsck -fn /dev/vda2 && mount /dev/vda2 /mnt")
     writer.compare()
     assert "keys" in guest.call("sgdisk --print /dev/vda && sgdisk --verify /dev/vda")

@@ -31,7 +31,10 @@ _SYNCED = re.compile(r"^synced (\d+) ([0-9a-f]{64})$", re.MULTILINE)
 
 
 class Writer:
-    """Writes below ROOT, into files that are numbered on; `synced` has the digest of each that was synced."""
+    """Writes below ROOT, into files that are numbered on; `synced` has the digest of each that was synced.
+
+    While it writes, the machine's shell is its own: what it says would be taken for what another line prints.
+    """
 
     def __init__(self, guest: Guest) -> None:
         self.synced: dict[int, str] = {}
