@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm test-page page-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -25,6 +25,10 @@ BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:gluster
 
 # For the page and the alerts: a browser, and Prometheus for its promtool; some 150 MB, so `make test` goes without.
 PAGE_TOOLS := chromium:chromium promtool:prometheus
+
+# For the machines that use an array: what runs in them, and busybox around it. zfs-fuse is kept from starting here.
+VM_TOOLS := busybox:busybox-static cryptsetup:cryptsetup-bin dmsetup:dmsetup nbd-client:nbd-client sfdisk:fdisk \
+	sgdisk:gdisk xfs_repair:xfsprogs btrfs:btrfs-progs zfs-fuse:zfs-fuse zpool:zfs-fuse
 
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
@@ -152,12 +156,14 @@ LONG := tests/array/test_every_death.py
 OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py test_run.py) \
 	tests/system/test_upgrades.py \
 	$(addprefix tests/lifecycle/,test_attacks.py test_succession.py test_secrecy.py)
+# Machines that use an array: half an hour.
+GUESTS := $(addprefix tests/vm/,test_file_systems.py test_luks.py test_nbd_client.py test_partitions.py test_recipes.py test_zfs.py)
 CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/loader tests/manifest tests/nbd tests/simtee tests/spec \
 	tests/sqlite tests/volume
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES) $(OPERATOR)) tests $(LONG)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
@@ -165,7 +171,11 @@ test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mo
 test-conformance: setup-dev tools ## Run programs that others wrote for testing against a served array
 	@$(BIN)/python -m pytest -rs tests/conformance $(ARGS)
 
-test-vm: setup-dev tools ## Boot built images in virtual machines and run an array on them
+vm-tools: tools
+	@$(NO_SERVICES)
+	$(call PACKAGES,$(VM_TOOLS),the virtual machines,tests)
+
+test-vm: setup-dev vm-tools ## Boot disks' images in virtual machines; run LUKS and file systems on arrays in others
 	@$(BIN)/python -m pytest -rs tests/vm $(ARGS)
 
 test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in Prometheus' promtool
