@@ -6,7 +6,7 @@
         mounted.crash(lost=[1, 3])
         mounted.mount()
 
-The command that `perdure run` runs here does nothing but hold the mount. Leaving the block ends and unmounts everything.
+The command of `perdure run` does nothing here but hold the mount. Leaving the block ends and unmounts everything.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Mounted:
         """Let the command end when the main program was killed; `perdure run` must say so and take everything away."""
         assert self._end() == 2, self._log.read_text()
         assert FAILED in self._log.read_text()
-        assert mounts.find(self.root) is None
+        assert mounts.find(self.root) is None, self._log.read_text()
 
     def crash(self, lost: Iterable[int]) -> None:
         """Kill -9, as a machine stops, everything of ours at once, and the disks of the seats `lost` with it."""

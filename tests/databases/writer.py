@@ -38,9 +38,10 @@ class Writer:
 
 
 def counted(module: str, path: Path) -> int:
-    """How many rows the module finds in the database at `path`, having checked all of them: in a process of its own,
+    """How many rows the module finds in the database at `path`, once it has checked all of them.
 
-    since a library that maps a broken file into memory ends the process."""
+    In a process of its own, since a library that maps a broken file into memory ends the process.
+    """
     command = [sys.executable, "-m", module, "check", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_S, check=False)
     assert done.returncode == 0, done.stderr
