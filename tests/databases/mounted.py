@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,13 @@ FAILED = "Not all that was written is on the disks; what was synced is."
 class Mounted:
     """`root` is the mount point while it is mounted, where other users can reach it."""
 
-    def __init__(self, path: Path, *, size: str, user: str | None = None) -> None:
+    def __init__(self, path: Path, *, size: str, user: str | None = None, hold: Sequence[str] = HOLD) -> None:
         missing = lacking(look(), Way.LOOP)
         if missing:
             pytest.skip(f"NO DATABASE WAS TESTED: the way in `loop` needs {', '.join(missing)}")
         self.rig = Rig(path)
         self.root = Path("/tmp") / f"perdure-databases-{os.getpid()}"  # pytest's directories are closed to other users
-        self._size = size
+        self._size, self._hold = size, hold
         self._who = () if user is None else ("--user", user)
         self._log = path / "run.log"
         self._run: subprocess.Popen[str] | None = None
@@ -62,7 +62,7 @@ class Mounted:
 
     def mount(self, *words: str) -> None:
         """Start `perdure run`; return when the file system is there."""
-        words = ("run", "--by", "loop", "--at", str(self.root), *self._who, *words, "--", *HOLD)
+        words = ("run", "--by", "loop", "--at", str(self.root), *self._who, *words, "--", *self._hold)
         pipe = subprocess.PIPE
         with self._log.open("w") as log:
             self._run = subprocess.Popen(
@@ -80,6 +80,11 @@ class Mounted:
         """Let the command end; all that was written must have come home, and nothing may be left."""
         assert self._end() == 0, self._log.read_text()
         assert leftovers.of(self.rig.directory) == []
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send `perdure run` a signal; its exit code."""
+        self._run.send_signal(number)
+        return self._end()
 
     def lose_main(self) -> None:
         """kill -9 the main program; nothing in the file system can be synced from now on."""
