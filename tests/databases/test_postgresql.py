@@ -33,6 +33,7 @@ SETTINGS = {
     "checkpoint_timeout": "30s",
     "listen_addresses": "",
     "restart_after_crash": "off",
+    "recovery_init_sync_method": "syncfs",  # as fsync of every file does, in one call
 }
 ROWS = "CREATE TABLE rows (number int PRIMARY KEY, content text NOT NULL)"
 CONTENT = "repeat(md5({0}::text), 1 + {0} % 40)"
