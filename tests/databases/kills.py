@@ -143,8 +143,8 @@ class Blows:
 
     def mend(self) -> None:
         """Rebuild what `everything` took; the array must be whole again, whatever the blow was."""
-        for left, seat in enumerate(reversed(self.missing), 1 - len(self.missing)):
-            self.mounted.rig.run("replace", seat, code=int(left < 0))
+        for seat in self.missing:
+            self.mounted.rig.run("replace", seat, code=None)  # 1 as long as another one is missing
         self.missing = []
         status = self.mounted.rig.status()
         assert status["summary"] == "[UUUUU]", status

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.service.mounting import leftovers
 
 HOLD = ("sh", "-c", "echo mounted; exec cat")
 """Until its standard input is closed."""
+HELD_ELSEWHERE = "in another mount namespace"
 FAILED = "Not all that was written is on the disks; what was synced is."
 
 
@@ -61,7 +63,17 @@ class Mounted:
         self.rig.destroy()
 
     def mount(self, *words: str) -> None:
-        """Start `perdure run`; return when the file system is there."""
+        """Start `perdure run`; return when the file system is there.
+
+        Where somebody else on this machine made a mount namespace while ours was mounted, `perdure run` names them and
+        refuses; it is tried again until they have ended, as the sentence says.
+        """
+        give_up = time.monotonic() + COMMAND_S
+        while not self._is_mounted(*words):
+            assert HELD_ELSEWHERE in self._log.read_text(), self._log.read_text()
+            assert time.monotonic() < give_up, self._log.read_text()
+
+    def _is_mounted(self, *words: str) -> bool:
         words = ("run", "--by", "loop", "--at", str(self.root), *self._who, *words, "--", *self._hold)
         pipe = subprocess.PIPE
         with self._log.open("w") as log:
@@ -74,7 +86,10 @@ class Mounted:
                 text=True,
                 start_new_session=True,
             )
-        assert self._run.stdout.readline() == "mounted\n", self._log.read_text()
+        is_mounted = self._run.stdout.readline() == "mounted\n"
+        if not is_mounted:
+            self._reap()
+        return is_mounted
 
     def unmount(self) -> None:
         """Let the command end; all that was written must have come home, and nothing may be left."""
