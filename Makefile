@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools test-databases database-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -29,6 +29,10 @@ PAGE_TOOLS := chromium:chromium promtool:prometheus
 # For the machines that use an array: what runs in them, and busybox around it. zfs-fuse is kept from starting here.
 VM_TOOLS := busybox:busybox-static cryptsetup:cryptsetup-bin dmsetup:dmsetup nbd-client:nbd-client sfdisk:fdisk \
 	sgdisk:gdisk xfs_repair:xfsprogs btrfs:btrfs-progs zfs-fuse:zfs-fuse zpool:zfs-fuse
+
+# For databases on a mounted array, which `make test` leaves alone.
+DATABASE_TOOLS := /usr/lib/postgresql/*/bin/postgres:postgresql pgbench:postgresql-contrib sqlite3:sqlite3 \
+	mdb_stat:lmdb-utils ldb:rocksdb-tools systemd-analyze:systemd
 
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
@@ -149,6 +153,10 @@ page-tools:
 	@$(NO_SERVICES)
 	$(call PACKAGES,$(PAGE_TOOLS),the tests of the page,tests)
 
+database-tools: tools
+	@$(NO_SERVICES)
+	$(call PACKAGES,$(DATABASE_TOOLS),the tests of databases,tests)
+
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
 LONG := tests/array/test_every_death.py
@@ -163,7 +171,7 @@ CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance --ignore=tests/databases $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
@@ -180,6 +188,9 @@ test-vm: setup-dev vm-tools ## Boot disks' images in virtual machines; run LUKS 
 
 test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in Prometheus' promtool
 	@$(BIN)/python -m pytest -rs tests/page tests/monitoring tests/service/telling/test_metrics.py $(ARGS)
+
+test-databases: setup-dev database-tools ## Kill PostgreSQL, SQLite, LMDB, RocksDB and all below them; some 20 minutes
+	@$(BIN)/python -m pytest -rs tests/databases $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

@@ -16,11 +16,13 @@ class Skip(Exception):
 
 
 class Kind(StrEnum):
-    """Who does the work: fio (or a client that does the same to a database), SQLite, or pgbench."""
+    """Who does the work: fio (or a client that does the same to a database), or a database of this name."""
 
     BLOCK = "block"
     SQLITE = "sqlite"
     PGBENCH = "pgbench"
+    LMDB = "lmdb"
+    ROCKSDB = "rocksdb"
 
 
 class Access(StrEnum):

@@ -28,6 +28,7 @@ PEERS: Starters = {
 DATABASES: Starters = {
     f"{ours.PLAIN}, ext4": mounted.ours,
     "GlusterFS": mounted.theirs,
+    "tmpfs": mounted.memory,
     "PostgreSQL, 2 standbys": postgres.target,
 }
 QUICK_MODES = (ours.PLAIN, TCP, ours.CHAINS)

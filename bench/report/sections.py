@@ -137,7 +137,7 @@ def _mode(document: Document, work: str, target: str) -> str:
 
 
 def commits(document: Document) -> Lines:
-    """SQLite and pgbench."""
+    """Of the databases, one table each."""
     lines: Lines = []
     for work in COMMITS:
         if found := _one(document, work.name):

@@ -1,4 +1,4 @@
-"""Databases on mounted file systems: the array under nbdfuse, a loop device and ext4; and GlusterFS's own mount."""
+"""Databases on mounted file systems: the array under nbdfuse, a loop device and ext4; GlusterFS's mount; tmpfs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bench.ours.array import Mode, Running, array
 from bench.ours.targets import PLAIN
 from bench.peers import postgres
 from bench.peers.gluster import gluster
-from bench.work import pgbench, sqlite
+from bench.work import keyvalue, pgbench, sqlite
 
 ARRAY_SIZE = "512M"
+_LIBRARIES = {Kind.SQLITE: sqlite.run, Kind.LMDB: keyvalue.run_lmdb, Kind.ROCKSDB: keyvalue.run_rocksdb}
 
 
 @contextlib.contextmanager
@@ -47,6 +48,17 @@ def theirs() -> Iterator[Target]:
 
 
 @contextlib.contextmanager
+def memory() -> Iterator[Target]:
+    """tmpfs, where a sync is nothing: what the database itself takes."""
+    what = "files on tmpfs of one machine, which keeps nothing: what the database itself takes"
+    with (
+        processes.scratch(in_memory=True, need_bytes=GIB) as root,
+        _databases("tmpfs", what, root, dict) as target,
+    ):
+        yield target
+
+
+@contextlib.contextmanager
 def _ext4(running: Running) -> Iterator[tuple[Path, int]]:
     """The array as a file, formatted and mounted; nothing of it is left when the block ends."""
     with processes.scratch(in_memory=False) as folder:
@@ -67,7 +79,7 @@ def _ext4(running: Running) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def _databases(name: str, what: str, root: Path, parts: Callable[[], Mapping[str, Sequence[int]]]) -> Iterator[Target]:
-    """SQLite in `root`, and a PostgreSQL server there if there is one; without it, SQLite alone."""
+    """Databases in `root`, and a PostgreSQL server there if there is one; without it, the others alone."""
     with processes.scratch(in_memory=False) as folder, contextlib.ExitStack() as stack:
         try:
             database: pgbench.Database | Skip = stack.enter_context(_postgres(root, folder))
@@ -75,8 +87,8 @@ def _databases(name: str, what: str, root: Path, parts: Callable[[], Mapping[str
             database = missing
 
         def do(work: Work, seconds: float) -> Result:
-            if work.kind is Kind.SQLITE:
-                return sqlite.run(root, work, seconds)
+            if work.kind in _LIBRARIES:
+                return _LIBRARIES[work.kind](root, work, seconds)
             if isinstance(database, Skip):
                 raise database
             return database.run(work, seconds)

@@ -60,6 +60,8 @@ COMMITS = (
     Work("sqlite", "SQLite commits, one client", Kind.SQLITE, 1, block_bytes=0),
     Work("pgbench-1", "pgbench commits, one client", Kind.PGBENCH, 1, block_bytes=0),
     Work("pgbench-8", "pgbench commits, 8 clients", Kind.PGBENCH, 8, block_bytes=0),
+    Work("lmdb", "LMDB commits, one client", Kind.LMDB, 1, block_bytes=0),
+    Work("rocksdb", "RocksDB synced writes, one client", Kind.ROCKSDB, 1, block_bytes=0),
 )
 ALL = {work.name: work for work in (*BLOCK, *COMMITS)}
 

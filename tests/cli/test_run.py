@@ -324,6 +324,19 @@ def test_everything_killed_at_once_loses_nothing_that_was_synced(made, by):
     assert leftovers.of(made.directory) == []
 
 
+def test_a_file_server_that_was_told_to_end_leaves_nothing_mounted(made):
+    with running(made, *sh("echo synced > file; sync file; echo; read x")) as process:
+        process.stdout.readline()
+        (server,) = leftovers.servers(made.directory)
+        server.terminate()  # it detaches its mount and ends, as when a service is stopped with all its processes
+        assert mounts.wait_until(lambda: mounts.find(made.directory / "attached") is None, COMMAND_S)
+        process.stdin.write("\n")
+        err = ended(process, 2)
+    assert "Not all that was written is on the disks" in err
+    assert mounts.find(made.directory / "data") is None
+    assert made.run("run", "--", "cat", "file").out == "synced\n"
+
+
 def test_sqlite_loses_no_commit_that_it_acknowledged(made):
     tool("sqlite3")
     script = "sqlite3 s.db 'pragma synchronous=extra; create table t(n)'; i=0; while :; do i=$((i+1)); "

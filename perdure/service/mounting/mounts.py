@@ -37,8 +37,13 @@ class Mount:
     source: str
 
     def is_of(self, device: Path) -> bool:
-        """Whether it shows `device`, itself or through a loop device."""
-        return self.source == str(device) or self.source in loops_of(device)
+        """Whether it shows `device`, itself or through a loop device.
+
+        A FUSE server that gets SIGTERM detaches its mount. From then on the kernel calls the file under a loop device
+        by its path within that mount, which is its name alone.
+        """
+        names = (str(device), f"/{device.name}")
+        return self.source == str(device) or any(loop == self.source and name in names for loop, name in _backed())
 
 
 def find(path: Path) -> Mount | None:
@@ -60,12 +65,14 @@ def _plain(field: str) -> str:
 
 def loops_of(file: Path) -> list[str]:
     """The loop devices, such as /dev/loop0, that show `file`."""
-    found = []
+    return [loop for loop, name in _backed() if name == str(file)]
+
+
+def _backed() -> Iterator[tuple[str, str]]:
+    """Each loop device, and what the kernel calls the file that it shows."""
     for entry in _SYS_BLOCK.glob("loop*/loop/backing_file"):
         with suppress(OSError):  # given back while we look
-            if entry.read_text().rstrip("\n") == str(file):
-                found.append(f"/dev/{entry.parts[3]}")
-    return found
+            yield f"/dev/{entry.parts[3]}", entry.read_text().rstrip("\n")
 
 
 def unmount(path: Path, say: Callable[[str], None]) -> None:
