@@ -1,0 +1,1 @@
+"""Programs that use arrays, each in a folder of its own."""
