@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.lightning.demo.command_line import Array, Done
-from examples.lightning.demo.places import MountedArray, OnArray, Place
+from examples.lightning.demo.places import MountedArray, Place, VssOnArray
 
 FROZEN, OTHERS = (1, 3), (0, 2, 4)
 
@@ -75,14 +75,14 @@ def _try(place: Place, name: str, verb: str, world: Path) -> Trial:
 # An array: nothing that lies on the host holds data -------------------------------------------------------
 
 
-def put_yesterdays_directory_back(place: OnArray, worlds: Worlds) -> list[Trial]:
+def put_yesterdays_directory_back(place: MountedArray | VssOnArray, worlds: Worlds) -> list[Trial]:
     """The operator's directory as it was: configuration, key, image. Worlds go on from here in their copy."""
     place.array.kill_main()
     return [_try(place, "yesterday's directory", "reconnect", worlds.copy_of(worlds.now))]
 
 
 def keep_two_disks(place: MountedArray, worlds: Worlds, payments: int) -> list[Trial]:
-    """Stop two of the five disks with what they hold, let the node pay on, and bring the old two back beside the new."""
+    """Stop two of the five disks with what they hold, let the node pay on, and bring the two back beside the new."""
     array, world = place.array, worlds.trial
     array.freeze(FROZEN)
     with place.nodes(world) as nodes:

@@ -177,7 +177,10 @@ def free_address() -> str:
 @contextlib.contextmanager
 def _server(command: Sequence[str], listen: str, log: Path) -> Iterator[None]:
     """A server that accepts connections, killed when the block ends. Raises session.Ended if it does not come up."""
-    with log.open("ab") as said, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as server:
+    with (
+        log.open("ab") as said,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as server,
+    ):
         try:
             _wait_for(server, listen, log)
             yield

@@ -119,4 +119,3 @@ def _attack(place: Place, worlds: Worlds, result: Result) -> None:
     if isinstance(place, MountedArray):
         result.trials[place.title] += attacks.keep_two_disks(place, worlds, TURN)
         result.refusals = attacks.leave_only_old_disks(place.array)
-
