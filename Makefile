@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev tools up down test test-operator test-vm test-page page-tools lint docs sim model sim-bugs deaths \
-	mutants soak bench bench-quick bench-tools lock clean
+	mutants soak bench bench-quick bench-tools demo-lightning test-lightning node-tools lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +25,9 @@ BENCH_TOOLS := gluster:glusterfs-cli glusterfs:glusterfs-client glusterd:gluster
 
 # For the page and the alerts: a browser, and Prometheus for its promtool; some 150 MB, so `make test` goes without.
 PAGE_TOOLS := chromium:chromium promtool:prometheus
+
+# For the demo of a Lightning node; its npm packages go into build/lightning.
+NODE_TOOLS := node:nodejs npm:npm
 
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
@@ -145,6 +148,10 @@ page-tools:
 	@$(NO_SERVICES)
 	$(call PACKAGES,$(PAGE_TOOLS),the tests of the page,tests)
 
+node-tools: tools
+	@$(NO_SERVICES)
+	$(call PACKAGES,$(NODE_TOOLS),the demo of a Lightning node,tests)
+
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
 LONG := tests/array/test_every_death.py
@@ -155,7 +162,7 @@ CORES := tests/array tests/disk tests/evidence tests/image tests/loader tests/ma
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak $(addprefix --ignore=,$(CORES) $(OPERATOR)) tests $(LONG)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/lightning $(addprefix --ignore=,$(CORES) $(OPERATOR)) tests $(LONG)
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
@@ -165,6 +172,12 @@ test-vm: setup-dev tools ## Boot built images in virtual machines and run an arr
 
 test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in Prometheus' promtool
 	@$(BIN)/python -m pytest -rs tests/page tests/monitoring tests/service/telling/test_metrics.py $(ARGS)
+
+demo-lightning: setup-dev node-tools ## Roll a Lightning node back, and fail to on an array; report in build/lightning
+	@$(BIN)/python -m examples.lightning $(ARGS)
+
+test-lightning: setup-dev node-tools ## Run that demo with few payments and check what it finds
+	@$(BIN)/python -m pytest -rs tests/lightning $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

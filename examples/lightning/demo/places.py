@@ -1,4 +1,4 @@
-"""Where Alice's state is: in files or in VSS, on this machine's own disk or on an array. Bob's is nobody's business here.
+"""Where Alice's state is: in files or in VSS, on this machine's own disk or on an array.
 
 A place starts the nodes (and what they need) as a context, from whose end on nothing of it runs. What the host keeps of
 it (`copy`) and puts back (`restore`) is all that lies on the host's disk.
@@ -103,7 +103,7 @@ class VssOnSqlite:
 
 def perdure_vss(listen: str, database: Path) -> Sequence[str]:
     """Perdure's own VSS server over an ordinary file."""
-    return [*PERDURE, "vss", "serve", "--listen", listen, "--sqlite", str(database)]
+    return [*PERDURE, "vss", "serve", "--no-auth", "--listen", listen, "--sqlite", str(database)]
 
 
 # An array -------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class VssOnArray(OnArray):
         self.folder.mkdir(exist_ok=True)
         listen = free_address()
         config = self.array.directory / "perdure.toml"
-        serve = [*PERDURE, "vss", "serve", "--config", str(config), "--listen", listen]
+        serve = [*PERDURE, "vss", "serve", "--no-auth", "--config", str(config), "--listen", listen]
         with _server(serve, listen, self.folder / "server.log"):
             command = node(self.program, world, f"vss:http://{listen}")
             with session.started(command, self.folder / "log") as nodes:

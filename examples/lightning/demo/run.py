@@ -15,11 +15,11 @@ from typing import Any
 from examples.lightning.demo import attacks
 from examples.lightning.demo.attacks import Trial, Worlds
 from examples.lightning.demo.command_line import Done, array_in
-from examples.lightning.demo.places import Directory, MountedArray, OnArray, Place, Serve, VssOnArray, VssOnSqlite
+from examples.lightning.demo.places import Directory, MountedArray, Place, Serve, VssOnArray, VssOnSqlite
 from examples.lightning.demo.session import Session
 
 TURN = 10
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a directory of its own is made there)
 Say = Callable[[str], None]
 
 
@@ -112,7 +112,7 @@ def _pay(sessions: Mapping[str, Session], result: Result, count: int, when: str)
 
 
 def _attack(place: Place, worlds: Worlds, result: Result) -> None:
-    if not isinstance(place, OnArray):
+    if not isinstance(place, MountedArray | VssOnArray):
         result.trials[place.title] = attacks.put_yesterday_back(place, worlds)
         return
     result.trials[place.title] = attacks.put_yesterdays_directory_back(place, worlds)

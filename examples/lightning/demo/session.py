@@ -1,4 +1,4 @@
-"""Alice and Bob in their process, led by lines of JSON. The process is killed when the block ends, never asked to stop."""
+"""Alice and Bob in their process, led by lines of JSON. When the block ends it is killed, never asked to stop."""
 
 from __future__ import annotations
 

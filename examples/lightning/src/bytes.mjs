@@ -64,7 +64,7 @@ export function parseTransaction(bytes) {
   const reader = new Reader(bytes);
   const version = reader.u32();
   const hasWitness = reader.bytes[reader.at] === 0;
-  if (hasWitness) reader.take(2);
+  if (hasWitness && reader.take(2)[1] !== 1) throw new RangeError('the flag of a transaction with witnesses is 1');
   const inputs = reader.list(() => ({
     txid: new Uint8Array(reader.take(32)),
     index: reader.u32(),

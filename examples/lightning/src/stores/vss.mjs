@@ -8,7 +8,7 @@ import * as protobuf from './protobuf.mjs';
 
 const STORE_ID = 'lightning-demo';
 const NOT_CONDITIONAL = -1;
-const NO_SUCH_KEY = 3n; // ErrorCode.NO_SUCH_KEY_EXCEPTION
+const NO_SUCH_KEY = 4n; // ErrorCode.NO_SUCH_KEY_EXCEPTION
 
 const keyValue = (key, value) =>
   Buffer.concat([protobuf.string(1, key), protobuf.integer(2, NOT_CONDITIONAL), protobuf.bytes(3, value)]);
