@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -24,6 +25,8 @@ def main() -> int:
     order = parser.parse_args()
     if order.payments < 4 or order.payments % 4:
         parser.error("--payments must be a multiple of 4")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that disks and mounts go with us
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         program = install.install(order.into)
     except install.Missing as error:

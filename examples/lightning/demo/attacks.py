@@ -61,15 +61,16 @@ def put_yesterday_back(place: Place, worlds: Worlds) -> list[Trial]:
         ("honest peer", "reconnect", worlds.now),
         ("no peer", "force-close", worlds.now),
         ("as LDK advises", "surrender", worlds.now),
-        ("peer in league with the host", "reconnect", worlds.yesterday),
     ]
-    return [_try(place, name, verb, worlds.copy_of(world)) for name, verb, world in trials]
+    done = [_try(place, name, verb, worlds.copy_of(world)) for name, verb, world in trials]
+    in_league = worlds.copy_of(worlds.yesterday)
+    return [*done, _try(place, "peer in league with the host", "conspire", in_league, world=str(worlds.now))]
 
 
-def _try(place: Place, name: str, verb: str, world: Path) -> Trial:
+def _try(place: Place, name: str, verb: str, trial: Path, **more: str) -> Trial:
     place.restore()
-    with place.nodes(world) as nodes:
-        return Trial(name, nodes.first["balance"], nodes.ask(verb))
+    with place.nodes(trial) as nodes:
+        return Trial(name, nodes.first["balance"], nodes.ask(verb, **more))
 
 
 # An array: nothing that lies on the host holds data -------------------------------------------------------

@@ -20,7 +20,7 @@ from examples.lightning.demo import session
 from examples.lightning.demo.command_line import PERDURE, Array
 from examples.lightning.demo.session import Session
 
-READY_S = 60.0
+READY_S = 300.0
 _LOOK_S = 0.05
 Serve = Callable[[str, Path], Sequence[str]]
 """The command that serves VSS at HOST:PORT over a SQLite file."""

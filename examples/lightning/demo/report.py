@@ -72,6 +72,9 @@ def _trials(title: str, result: Result) -> str:
 def _outcome(trial: Trial) -> str:
     said = OUTCOMES[trial.result["outcome"]](trial.result)
     alarms = trial.result["alarms"]
+    if "noticed" in trial.result:
+        seen = "with a warning" if trial.result["noticed"] else "without a warning"
+        said = f"Bob took a payment, {seen}; later she closed by force. {said}"
     if not alarms:
         return f"{said} Nothing was logged as a warning or an error."
     first = alarms[0].splitlines()[0]

@@ -3,6 +3,7 @@
 //   node main.mjs WORLD STORE     STORE is files:DIRECTORY or vss:URL, and is Alice's; Bob's and the chain are in WORLD.
 //
 //   {"do":"open"}  {"do":"pay","count":100}  {"do":"state"}  {"do":"reconnect"}  {"do":"force-close"}  {"do":"surrender"}
+//   {"do":"conspire","world":WORLD}   WORLD is one in which Bob knows better
 
 import './quiet.mjs';
 
@@ -16,7 +17,7 @@ import { Node, genesisHash } from './node.mjs';
 import { Pair } from './pair.mjs';
 import { Files } from './stores/files.mjs';
 import { Vss } from './stores/vss.mjs';
-import { balance, forceClose, reconnect, surrender } from './trials.mjs';
+import { balance, conspire, forceClose, reconnect, surrender } from './trials.mjs';
 
 const ALICE_PAYS_MSAT = 3_000_000n;
 const BOB_PAYS_MSAT = 1_000_000n;
@@ -65,6 +66,7 @@ const VERBS = {
   pay: (scene, order) => payMany(scene, order.count),
   state: stateOf,
   reconnect,
+  conspire: (scene, order) => conspire({ ...scene, Node }, { bob: new Files(join(order.world, 'bob')) }),
   'force-close': forceClose,
   surrender,
 };

@@ -49,6 +49,18 @@ export async function forceClose({ pair, chain }) {
   };
 }
 
+/**
+ * The peer starts on its own old state too and takes a payment; later it is again what it was before, with all secrets
+ * of the states that are now made a second time, and the node closes on what it believes to be its newest state.
+ */
+export async function conspire({ pair, chain, Node }, { bob: store }) {
+  const paid = await reconnect({ pair });
+  if (paid.outcome !== 'paid') return paid;
+  const noticed = [...paid.alarms];
+  const knowing = await Node.start('Bob', store, chain);
+  return { ...(await forceClose({ pair: { alice: pair.alice, bob: knowing }, chain })), noticed };
+}
+
 /** What LDK advises after an old backup: close without broadcasting, then ask the peer to close. */
 export async function surrender({ pair, chain }) {
   const { alice, bob } = pair;
