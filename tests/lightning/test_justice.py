@@ -1,8 +1,11 @@
 """The judge of penalties takes one that punishes, and none that differs in a byte which matters."""
 
+import hashlib
 import json
+import struct
 import subprocess
 
+import coincurve
 import pytest
 
 ASK = """
@@ -60,3 +63,25 @@ def test_no_penalty_with_a_changed_bit_is_one(judged):
 
 def test_a_penalty_for_another_commitment_is_none(judged):
     assert judged(PENALTY, commitment=flipped(COMMITMENT, 0)) == [None]
+
+
+def sha256d(data):
+    return hashlib.sha256(hashlib.sha256(data).digest()).digest()
+
+
+def signed_anew(penalty, key, value):
+    """The same penalty by a script with another revocation key, and a good signature of that key (BIP 143)."""
+    data = bytes.fromhex(penalty)
+    outpoint, sequence, output, locktime = data[7:43], data[44:48], data[49:80], data[-4:]
+    script = data[-4 - 77 : -4]
+    script = script[:2] + key.public_key.format() + script[35:]
+    parts = [data[:4], sha256d(outpoint), sha256d(sequence), outpoint, bytes([len(script)]), script]
+    parts += [struct.pack("<Q", value), sequence, sha256d(output), locktime, struct.pack("<I", 1)]
+    signature = key.sign(sha256d(b"".join(parts)), hasher=None) + b"\x01"
+    witness = [signature, b"\x01", script]
+    return data[:80].hex() + "03" + "".join(bytes([len(one)]).hex() + one.hex() for one in witness) + locktime.hex()
+
+
+def test_a_penalty_by_a_script_that_is_not_the_outputs_is_none(judged):
+    forged = signed_anew(PENALTY, coincurve.PrivateKey(b"\x01" * 32), 689_817)
+    assert judged(forged) == [None]
