@@ -58,7 +58,7 @@ def run(program: Path, payments: int, serve: Serve | None, *, has_vss: bool, say
     result = Result(payments)
     with scene(program, serve, has_vss=has_vss) as (worlds, places):
         say(f"{payments} payments on each of: {', '.join(worlds)}")
-        measure(places, worlds, result)
+        measure(places, worlds, result, say)
         for place in places:
             say(f"the host tries: {place.title}")
             _attack(place, worlds[place.title], result)
@@ -89,14 +89,16 @@ def scene(program: Path, serve: Serve | None, *, has_vss: bool) -> Iterator[tupl
         yield {place.title: Worlds(memory / f"world-{i}") for i, place in enumerate(places)}, places
 
 
-def measure(places: Sequence[Place], worlds: Mapping[str, Worlds], result: Result) -> None:
+def measure(places: Sequence[Place], worlds: Mapping[str, Worlds], result: Result, say: Say) -> None:
     """Open a channel on each place and pay; copies are kept half-way; at the end everything is killed."""
     with contextlib.ExitStack() as stack:
         sessions = {place.title: stack.enter_context(place.nodes(worlds[place.title].now)) for place in places}
         for title, session in sessions.items():
             session.ask("open")
             result.measured[title] = Measured()
+        say("channels are open on all")
         _pay(sessions, result, result.payments // 2, "yesterday")
+        say("half is paid, and the host copies")
         for place in places:
             place.copy()
             worlds[place.title].keep()
