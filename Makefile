@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools test-databases database-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools test-databases database-tools demo-lightning test-lightning node-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -33,6 +33,9 @@ VM_TOOLS := busybox:busybox-static cryptsetup:cryptsetup-bin dmsetup:dmsetup nbd
 # For databases on a mounted array, which `make test` leaves alone.
 DATABASE_TOOLS := /usr/lib/postgresql/*/bin/postgres:postgresql pgbench:postgresql-contrib sqlite3:sqlite3 \
 	mdb_stat:lmdb-utils ldb:rocksdb-tools systemd-analyze:systemd
+
+# For the demo of a Lightning node; its npm packages go into build/lightning.
+NODE_TOOLS := node:nodejs npm:npm
 
 # What was downloaded once is kept beside other caches of this user, so that a second clone needs no network. A lock's
 # hashes say what is the right file, wherever it comes from.
@@ -157,6 +160,10 @@ database-tools: tools
 	@$(NO_SERVICES)
 	$(call PACKAGES,$(DATABASE_TOOLS),the tests of databases,tests)
 
+node-tools: tools
+	@$(NO_SERVICES)
+	$(call PACKAGES,$(NODE_TOOLS),the demo of a Lightning node,tests)
+
 # The disk program and the pure cores first, and every branch of them; then everything that starts processes, and what
 # is long and would be twice as long while branches are counted.
 LONG := tests/array/test_every_death.py
@@ -171,7 +178,7 @@ CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance --ignore=tests/databases $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
+	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance --ignore=tests/databases --ignore=tests/lightning $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
@@ -191,6 +198,12 @@ test-page: setup-dev page-tools ## Run the page in Chromium, and the alerts in P
 
 test-databases: setup-dev database-tools ## Kill PostgreSQL, SQLite, LMDB, RocksDB and all below them; some 20 minutes
 	@$(BIN)/python -m pytest -rs tests/databases $(ARGS)
+
+demo-lightning: setup-dev node-tools ## Roll a Lightning node back, and fail to on an array; report in build/lightning
+	@$(BIN)/python -m examples.lightning $(ARGS)
+
+test-lightning: setup-dev node-tools ## Run that demo with few payments and check what it finds
+	@$(BIN)/python -m pytest -rs tests/lightning $(ARGS)
 
 lint: setup-dev ## Check style, types and who imports whom
 	@$(BIN)/ruff check .

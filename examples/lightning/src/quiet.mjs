@@ -1,0 +1,3 @@
+// Imported first: LDK's bindings print to standard output, which here is for answers alone.
+
+console.log = console.error;
