@@ -46,7 +46,7 @@ def measure(name: str, served: Served) -> None:
 def main() -> None:
     """Print a table."""
     print(f"| where | puts/s, 1 client | p50 ms | p99 ms | puts/s, {CLIENTS} clients |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory, tempfile.TemporaryDirectory() as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory, tempfile.TemporaryDirectory() as folder:
         with serving(file_place(Path(memory))) as served:
             measure("SQLite file on tmpfs", served)
         with array_place(Path(folder)) as place, serving(place) as served:
