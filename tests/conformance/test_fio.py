@@ -15,9 +15,10 @@ from tests.system.test_nbd_clients import need_fio
 pytestmark = pytest.mark.timeout(300)  # some start the main program again and again
 
 COMMON = ["--ioengine=nbd", "--bsrange=4k-64k", "--blockalign=4k", "--verify=crc32c", "--rate_iops=300"]
-WRITES = ["--name=writes", "--rw=randwrite", "--iodepth=8", "--offset=0", "--size=32m"]
-TRIMS = ["--name=trims", "--rw=randtrimwrite", "--iodepth=1", "--offset=32m", "--size=32m"]
-"""Not deeper: fio trims a block and writes it at once, and with more in flight the trim may come second."""
+WRITES = ["--name=writes", "--rw=randwrite", "--iodepth=8", "--offset=32m", "--size=32m"]
+TRIMS = ["--name=trims", "--rw=randtrimwrite", "--iodepth=1", "--offset=0", "--size=32m"]
+"""Not deeper: fio trims a block and writes it at once, and with more in flight the trim may come second. At the
+beginning: with an offset, fio 3.33 ends such a job after one trim."""
 
 
 def test_what_fio_had_written_when_everything_was_killed_is_there_afterwards(tmp_path):
@@ -49,5 +50,5 @@ def crash(rig, directory, rng):
     said = call("fio", "--verify_only=1", "--verify_state_load=1", "--output-format=json", *jobs, cwd=directory)
     for job in json.loads(said[said.index("{\n") : said.rindex("}") + 1])["jobs"]:
         print(f"{job['jobname']}: {job['read']['io_bytes']} bytes verified")
-        assert (job["error"], job["read"]["total_ios"] > 0) == (0, True), said
+        assert (job["error"], job["read"]["io_bytes"] > 0) == (0, True), said
     assert "failed" not in qemu_io(uri, "write -P 1 0 64M", "flush", "read -P 1 0 64M")
