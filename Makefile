@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev tools up down test test-operator test-conformance test-vm vm-tools test-page page-tools test-databases database-tools demo-lightning test-lightning node-tools lint docs sim model sim-bugs deaths \
+.PHONY: help setup setup-dev tools up down test test-operator test-applications test-conformance test-vm vm-tools test-page page-tools test-databases database-tools demo-lightning test-lightning node-tools lint docs sim model sim-bugs deaths \
 	mutants soak bench bench-quick bench-tools lock clean
 
 VENV := .venv
@@ -171,17 +171,21 @@ LONG := tests/array/test_every_death.py
 OPERATOR := $(addprefix tests/cli/,test_operations.py test_operations_hostile.py test_drills.py test_upkeep.py test_run.py) \
 	tests/system/test_upgrades.py \
 	$(addprefix tests/lifecycle/,test_attacks.py test_succession.py test_secrecy.py)
-# Machines that use an array: half an hour.
-GUESTS := $(addprefix tests/vm/,test_file_systems.py test_luks.py test_nbd_client.py test_partitions.py test_recipes.py test_zfs.py)
+# What has a target of its own: virtual machines, databases, programs of others, applications.
+APPLICATIONS := tests/kv tests/vss tests/cln tests/statechain
+APART := tests/soak tests/vm tests/databases tests/conformance tests/lightning $(APPLICATIONS)
 CORES := tests/array tests/disk tests/evidence tests/image tests/keystore tests/loader tests/manifest tests/nbd tests/simtee tests/spec \
 	tests/sqlite tests/volume
 
 test: setup-dev tools ## Run every test but the long ones
 	@$(BIN)/python -m pytest -rs --cov --cov-report=term --ignore=$(LONG) $(CORES)
-	$(BIN)/python -m pytest -rs --ignore=tests/soak --ignore=tests/conformance --ignore=tests/databases --ignore=tests/lightning $(addprefix --ignore=,$(CORES) $(OPERATOR) $(GUESTS)) tests $(LONG)
+	$(BIN)/python -m pytest -rs $(addprefix --ignore=,$(CORES) $(OPERATOR) $(APART)) tests $(LONG)
 
 test-operator: setup-dev tools ## Raise every alarm, run the drills, upgrade, mount, update and move under load
 	@$(BIN)/python -m pytest -rs $(OPERATOR) $(ARGS)
+
+test-applications: setup-dev tools ## VSS, Core Lightning's plugin, the key-value store, the statechain example
+	@$(BIN)/python -m pytest -rs $(APPLICATIONS) $(ARGS)
 
 test-conformance: setup-dev tools ## Run programs that others wrote for testing against a served array
 	@$(BIN)/python -m pytest -rs tests/conformance $(ARGS)
