@@ -36,7 +36,7 @@ from perdure.service.site.processes import Process
 
 SIZE = "16M"
 DEAD_AFTER_MS = 1000
-COMMAND_S = 60
+COMMAND_S = 180
 WAIT_S = 30
 
 
