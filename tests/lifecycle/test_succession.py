@@ -202,9 +202,9 @@ def test_a_program_that_a_host_loads_into_the_successor_meanwhile_gets_no_key(wo
     try:
         with pytest.raises(Corrupt, match="Another program was loaded since the offer was judged"):
             new.follow(between.address)
+        world.counts_on(version=1)
     finally:
         between.close()
-    world.counts_on(version=1)
     assert {line.version for line in world.witness()} == {1}
 
 
