@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import perdure
-from perdure.image import eif
 from perdure.image import loader as images
-from perdure.manifest.developers import Developers
 
 ROOT = Path(perdure.__file__).parent.parent
 THIRD_PARTY = {"awscrt", "_awscrt", "coincurve", "_libsecp256k1", "cryptography", "_openssl", "_cffi_backend"}
@@ -63,19 +61,3 @@ def test_the_lines_stay_within_their_budget_and_the_documents_state_them() -> No
     design = " ".join((ROOT / "docs" / "design.md").read_text().split())
     assert f"the loader itself has {loader:,} lines, the manifests' room {manifest:,}" in design
     assert f"{sum(lines.values()):,} of ours in all" in design
-
-
-def test_the_developers_alone_move_the_second_register() -> None:
-    one = Developers.from_json(_listed("a" * 64))
-    other = Developers.from_json(_listed("f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9"))
-    first, second = (eif.measure(eif.parse(images.build_simulated(listed))) for listed in (one, other))
-    assert first.pcr1 == second.pcr1
-    assert first.pcr2 != second.pcr2
-    assert first.pcr0 != second.pcr0
-    assert images.build_simulated(one) == images.build_simulated(one)
-
-
-def _listed(key: str) -> bytes:
-    return json.dumps(
-        {"developers": [{"key": key, "kind": "bip340", "name": "a"}], "format": 1, "threshold": 1}
-    ).encode()

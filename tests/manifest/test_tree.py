@@ -306,3 +306,10 @@ def test_whatever_paths_a_tarball_has_they_are_plain_ones_or_misuse(tmp_path_fac
     place = tmp_path_factory.mktemp("fuzz")
     tree.unpack(data, place, digest)
     assert tree.digest(place) == digest
+
+
+def test_a_directory_that_no_loader_would_take_is_refused_before_it_is_signed(tmp_path, monkeypatch):
+    (tmp_path / "large").write_bytes(bytes(1001))
+    monkeypatch.setattr(tree, "TARBALL_BYTES_MAX", 1000)
+    with pytest.raises(Misuse, match="more than 1000 bytes; no loader would take it"):
+        tree.digest(tmp_path)
