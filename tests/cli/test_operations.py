@@ -20,7 +20,7 @@ import pytest
 
 import perdure as package
 from perdure.array.geometry import HISTORY_SECTORS, Geometry
-from perdure.service.site import config
+from perdure.service.site import artefacts, config
 from perdure.service.status import VERSION
 from tests.cli.console import blocks
 from tests.cli.operations import (
@@ -185,6 +185,8 @@ def test_suspended_everything_waits_for_disks(own):
 
 def test_events_are_not_kept(rig):
     stop_by_silence(rig)
+    # The event is told before it is tried to keep it; what could not be kept is in the file a moment later.
+    rig.wait_for(lambda _: (rig.directory / artefacts.UNKEPT_FILE).exists())
     follow(rig, "Events are not kept")
     assert "events are not kept in the array any more" in (rig.directory / "main.log").read_text()
     saved = json.loads((rig.directory.parent / "events.json").read_text())["events"]
@@ -198,6 +200,8 @@ def stop_by_silence(rig):
     for seat in (0, 2, 3):
         rig.pause_disk(seat)
     try:
+        # By the status: events of an earlier stop are in the history too.
+        rig.wait_for(lambda status: status["failure"] is not None)
         wait_for_event(rig, "THE ARRAY HAS STOPPED (unusable)")
     finally:
         for seat in (0, 2, 3):
