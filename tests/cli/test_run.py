@@ -229,7 +229,7 @@ def test_a_mount_point_with_something_in_it_is_refused(made, tmp_path):
 
 
 def test_two_at_once_are_refused(made):
-    with running(made, *sh("echo; read x")) as process:
+    with running(made, *sh("echo; while :; do sleep 0.05; done")) as process:
         process.stdout.readline()
         assert "at work on this array already" in made.run("run", "--", "true", code=2).sentence
         for verb in ("down", "export"):
