@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import apsw
@@ -76,6 +77,29 @@ def test_connections_in_threads_take_turns_and_lose_nothing(volume):
     with connect(volume, "main.db") as connection:
         assert rows(connection, "SELECT a FROM t") == [(100,)]
         assert rows(connection, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_other_threads_run_while_a_connection_waits_for_a_lock(volume):
+    """As the array's own must, and whoever has the lock."""
+    with connect(volume, "main.db") as holder, connect(volume, "main.db") as waiter:
+        holder.execute("BEGIN EXCLUSIVE")
+        waiter.set_busy_timeout(2000)
+        refusals = []
+
+        def wait() -> None:
+            try:
+                waiter.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError as error:
+                refusals.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        turns = 0
+        while thread.is_alive():
+            time.sleep(0.001)
+            turns += 1
+        assert len(refusals) == 1
+        assert turns > 100, "no more than some 30 if each of SQLite's sleeps stops everybody"
 
 
 def test_a_writer_waits_for_readers_and_readers_see_no_half_transaction(volume):
