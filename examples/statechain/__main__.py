@@ -11,12 +11,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from examples.statechain import curve, proof
-from examples.statechain.ledger import Ledger
+from examples.statechain.ledger import ledger_on
 from examples.statechain.owner import Owner
 from examples.statechain.signer import Signer
 from perdure import api
@@ -34,10 +35,12 @@ LEDGER_START = COINS * 2 * SLOT_BYTES
 MESSAGE = sha256(b"what a transaction's signature hash would be").digest()
 
 
-def signer_on(array: api.SyncArray, private_key: bytes) -> Signer:
-    """The signer whose key store begins at the array's first byte, and its ledger behind that."""
+@contextmanager
+def signer_on(array: api.SyncArray, private_key: bytes) -> Iterator[Signer]:
+    """The signer whose key store begins at the array's first byte; its ledger has all that is behind that."""
     keys = SyncKeyStore(array, Authority(private_key), 0, 2 * COINS)
-    return Signer(keys, Ledger(array, LEDGER_START, COINS), os.urandom)
+    with ledger_on(array, LEDGER_START, COINS) as ledger:
+        yield Signer(keys, ledger, os.urandom)
 
 
 def story(signer: Signer, policy: Policy, array_id: bytes, between: Callable[[], object]) -> dict[str, object]:
@@ -75,8 +78,7 @@ def main() -> int:
     try:
         found = config.load(words.config)
         settings, array_id = settings_of(found), require_id(found)
-        with api.open_array(settings, array_id) as array:
-            signer = signer_on(array, settings.private_key)
+        with api.open_array(settings, array_id) as array, signer_on(array, settings.private_key) as signer:
             receipt = story(signer, settings.policy, array_id, lambda: _run(words.before_transfer))
     except PerdureError as error:
         print(f"statechain: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ with api.open_array(settings, array_id) as array, Volume(array) as volume:
 """
 
 from perdure.volume.file import File
+from perdure.volume.part import Part
 from perdure.volume.volume import Volume
 
-__all__ = ["File", "Volume"]
+__all__ = ["File", "Part", "Volume"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.statechain.__main__ import COINS, LEDGER_START
-from examples.statechain.ledger import Ledger
+from examples.statechain.ledger import Ledger, ledger_on
 from examples.statechain.signer import Signer, Terms
 from perdure import api
 from perdure.array.commands import Authority
@@ -41,11 +41,11 @@ def drawn(seed: str, number: int) -> bytes:
 class Signing:
     """The signer's end."""
 
-    def __init__(self, array: api.SyncArray, private_key: bytes, seed: str) -> None:
+    def __init__(self, keys: SyncKeyStore, ledger: Ledger, seed: str) -> None:
         self._count = 0
         self._seed = seed
-        self._keys = SyncKeyStore(array, Authority(private_key), 0, 2 * COINS)
-        self._signer = Signer(self._keys, Ledger(array, LEDGER_START, COINS), self._random)
+        self._keys = keys
+        self._signer = Signer(keys, ledger, self._random)
 
     def _random(self, _: int) -> bytes:
         self._count += 1
@@ -73,8 +73,9 @@ def main(config_file: str, seed: str) -> None:
     found = config.load(Path(config_file))
     settings = settings_of(found)
     try:
-        with api.open_array(settings, require_id(found)) as array:
-            signing = Signing(array, settings.private_key, seed)
+        with api.open_array(settings, require_id(found)) as array, ledger_on(array, LEDGER_START, COINS) as ledger:
+            keys = SyncKeyStore(array, Authority(settings.private_key), 0, 2 * COINS)
+            signing = Signing(keys, ledger, seed)
             print('"ready"', flush=True)
             for line in sys.stdin:
                 verb, words = json.loads(line)

@@ -25,34 +25,35 @@ def steals(alice: Owner, shares: set[bytes]) -> bool:
 def test_the_old_share_does_not_come_back_from_k_minus_1_kept_disks_and_from_k_it_does_and_steals_the_coin(
     k: int, n: int
 ) -> None:
-    chain = Chain(k=k, n=n)
-    alice, bob = chain.deposited(), chain.owner()
-    chain.sim.settle()
-    before = chain.memories()
-    bob.take(chain.signer, alice.hand_over(chain.signer, bob.address), chain.check)
-    live = chain.memories()
-    new = chain.secrets(1, {}, live)
-    assert [curve.point(share) for share in new] == [chain.signer.share(0)], "the private key reads what is alive"
-    assert not steals(alice, new)
-    for seats in combinations(range(n), k - 1):
-        assert chain.secrets(0, {seat: before[seat] for seat in seats}, live) == set()
-    for seats in combinations(range(n), k):
-        assert steals(alice, chain.secrets(0, {seat: before[seat] for seat in seats}, live))
+    with Chain(k=k, n=n) as chain:
+        alice, bob = chain.deposited(), chain.owner()
+        chain.sim.settle()
+        before = chain.memories()
+        bob.take(chain.signer, alice.hand_over(chain.signer, bob.address), chain.check)
+        live = chain.memories()
+        new = chain.secrets(1, {}, live)
+        assert [curve.point(share) for share in new] == [chain.signer.share(0)], "the private key reads what is alive"
+        assert not steals(alice, new)
+        for seats in combinations(range(n), k - 1):
+            assert chain.secrets(0, {seat: before[seat] for seat in seats}, live) == set()
+        for seats in combinations(range(n), k):
+            assert steals(alice, chain.secrets(0, {seat: before[seat] for seat in seats}, live))
 
 
 def test_disks_that_were_kept_from_the_erasure_are_in_the_receipt_and_are_not_enough() -> None:
-    chain = Chain(k=3, n=5)
-    alice, bob = chain.deposited(), chain.owner()
-    chain.sim.settle()
-    for seat in (1, 4):
-        chain.sim.channels[seat].is_silent = True
-    erased = bob.take(chain.signer, alice.hand_over(chain.signer, bob.address), chain.check)
-    assert sorted(gone.seat for gone in erased.holders) == [1, 4]
-    assert chain.secrets(0, {}, chain.memories()) == set()
+    with Chain(k=3, n=5) as chain:
+        alice, bob = chain.deposited(), chain.owner()
+        chain.sim.settle()
+        for seat in (1, 4):
+            chain.sim.channels[seat].is_silent = True
+        erased = bob.take(chain.signer, alice.hand_over(chain.signer, bob.address), chain.check)
+        assert sorted(gone.seat for gone in erased.holders) == [1, 4]
+        assert chain.secrets(0, {}, chain.memories()) == set()
 
 
-def test_whoever_reads_the_difference_on_its_way_and_later_the_new_share_has_the_old_one_so_it_is_sealed() -> None:
-    chain = Chain()
+def test_whoever_reads_the_difference_on_its_way_and_later_the_new_share_has_the_old_one_so_it_is_sealed(
+    chain: Chain,
+) -> None:
     alice, bob = chain.deposited(), chain.owner()
     old = chain.signer.share(0)
     handover = alice.hand_over(chain.signer, bob.address)

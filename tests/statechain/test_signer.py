@@ -8,12 +8,11 @@ from hashlib import sha256
 import pytest
 
 from examples.statechain import curve
-from examples.statechain.owner import Handover, Owner
+from examples.statechain.owner import Owner
 from examples.statechain.signer import Signer
-from perdure.errors import Corrupt, Misuse, Unproved
+from perdure.errors import Fenced, Misuse, Unproved
 from perdure.keystore.slots import State
-from tests.keystore.test_crashes import Crash
-from tests.statechain.world import LEDGER_START, Chain
+from tests.statechain.world import Chain
 
 MESSAGE = sha256(b"transaction").digest()
 
@@ -42,19 +41,18 @@ class Watching:
 def test_both_together_make_a_valid_signature_whatever_the_parities() -> None:
     seen = set()
     for seed in range(12):
-        chain = Chain(seed=seed)
-        owner = chain.deposited()
-        for number in range(3):
-            message = sha256(bytes([seed, number])).digest()
-            signature = owner.sign(chain.signer, message)
-            assert curve.verify(owner.key, message, signature)
-            seen.add(owner.key[0])
+        with Chain(seed=seed) as chain:
+            owner = chain.deposited()
+            for number in range(3):
+                message = sha256(bytes([seed, number])).digest()
+                signature = owner.sign(chain.signer, message)
+                assert curve.verify(owner.key, message, signature)
+                seen.add(owner.key[0])
     assert seen == {2, 3}
 
 
-def test_the_signer_cannot_tell_which_session_made_a_signature() -> None:
+def test_the_signer_cannot_tell_which_session_made_a_signature(chain: Chain) -> None:
     """Every session fits every signature: there are blinding factors for each pair, even for one who knows o."""
-    chain = Chain()
     owner = chain.deposited()
     watching = Watching(chain.signer)
     made = []
@@ -81,8 +79,7 @@ def _fits(owner: Owner, message: bytes, signature: bytes, first: bytes, c: bytes
     return False
 
 
-def test_a_coin_that_changes_hands_keeps_its_key_and_the_new_owner_has_a_receipt() -> None:
-    chain = Chain()
+def test_a_coin_that_changes_hands_keeps_its_key_and_the_new_owner_has_a_receipt(chain: Chain) -> None:
     alice, bob, carol = chain.deposited(), chain.owner(), chain.owner()
     before, old = alice, chain.signer.share(0)
     for after in (bob, carol):
@@ -101,57 +98,50 @@ def test_a_coin_that_changes_hands_keeps_its_key_and_the_new_owner_has_a_receipt
 def test_a_transfer_that_was_cut_off_anywhere_leaves_the_coin_with_one_owner_and_one_share() -> None:
     outcomes = set()
     for count in range(1000):
-        chain = Chain(seed=count % 5)
-        alice, bob = chain.deposited(), chain.owner()
-        handover = alice.hand_over(chain.signer, bob.address)
-        old = chain.signer.share(0)
-        has_returned = _taken_until(chain, count, bob, handover)
-        signer = chain.restart()
-        held = [slot for slot in (0, 1) if signer._keys.get(slot).state is State.HELD]
-        is_bobs = curve.sum_of(signer.share(0), bob.address.share) == alice.key
-        assert len(held) == 1
-        assert is_bobs or curve.sum_of(signer.share(0), alice.address.share) == alice.key
-        outcomes.add((has_returned, is_bobs))
-        if is_bobs:
-            bob.coin, bob.key = 0, alice.key
-            erased = signer.receipt(0, bob._ask("receipt", b""))
-            chain.check(erased.receipt.to_json(), old)
-        assert curve.verify(alice.key, MESSAGE, (bob if is_bobs else alice).sign(signer, MESSAGE))
-        if has_returned:
+        with Chain(seed=count % 5) as chain:
+            outcomes.add(_transfer_cut_after(chain, count))
+        if (True, True) in outcomes:
             break
     assert outcomes == {(False, False), (False, True), (True, True)}
 
 
-def _taken_until(chain: Chain, count: int, bob: Owner, handover: Handover) -> bool:
-    """Whether Bob's taking of the coin returned, before the signer died after `count` commands to disks."""
-    died = Crash(chain.sim, count)
+def _transfer_cut_after(chain: Chain, count: int) -> tuple[bool, bool]:
+    """Whether the transfer returned before the signer died after `count` commands to disks, and whether it happened."""
+    alice, bob = chain.deposited(), chain.owner()
+    handover = alice.hand_over(chain.signer, bob.address)
+    old = chain.signer.share(0)
+    has_returned = chain.lives(count, lambda: bob.take(chain.signer, handover, chain.check))
+    signer = chain.restart()
+    held = [slot for slot in (0, 1) if signer._keys.get(slot).state is State.HELD]
+    is_bobs = curve.sum_of(signer.share(0), bob.address.share) == alice.key
+    assert len(held) == 1
+    assert is_bobs or curve.sum_of(signer.share(0), alice.address.share) == alice.key
+    if is_bobs:
+        bob.coin, bob.key = 0, alice.key
+        erased = signer.receipt(0, bob._ask("receipt", b""))
+        chain.check(erased.receipt.to_json(), old)
+    assert curve.verify(alice.key, MESSAGE, (bob if is_bobs else alice).sign(signer, MESSAGE))
+    return has_returned, is_bobs
 
-    class Dead(BaseException):
-        pass
 
-    def until(work):  # type: ignore[no-untyped-def]
-        task = chain.sim.spawn(work)
-        while not task.done:
-            if died.has_come:
-                raise Dead
-            chain.sim.loop.run_for(0.1)
-        if task.error is not None:
-            raise task.error
-        return task._result
-
-    chain.signer._keys._array._do = until  # type: ignore[method-assign]
-    try:
-        bob.take(chain.signer, handover, chain.check)
-    except Dead:
-        return False
-    return True
+def test_a_signature_that_was_given_out_is_counted_wherever_the_signer_dies() -> None:
+    outcomes = set()
+    for count in range(1000):
+        with Chain(seed=count % 5) as chain:
+            alice = chain.deposited()
+            alice.sign(chain.signer, MESSAGE)
+            has_returned = chain.lives(count, lambda chain=chain, alice=alice: alice.sign(chain.signer, MESSAGE))
+            coin = chain.restart()._ledger.get(0)
+            outcomes.add((has_returned, coin.signatures))
+        if has_returned:
+            break
+    assert outcomes == {(False, 1), (False, 2), (True, 2)}
 
 
 # What is refused ------------------------------------------------------------------------------------------
 
 
-def test_only_the_owner_is_served() -> None:
-    chain = Chain()
+def test_only_the_owner_is_served(chain: Chain) -> None:
     owner, thief = chain.deposited(), chain.owner()
     thief.coin, thief.key = 0, owner.key
     for ask in (
@@ -170,8 +160,7 @@ def test_only_the_owner_is_served() -> None:
         chain.signer.take(0, b"sealed", thief._sign("take", 0, b"sealed"))
 
 
-def test_a_nonce_signs_once_and_there_is_one_at_a_time() -> None:
-    chain = Chain()
+def test_a_nonce_signs_once_and_there_is_one_at_a_time(chain: Chain) -> None:
     owner = chain.deposited()
     begin, c = owner._ask("begin", b""), bytes(31) + b"\5"
     first = chain.signer.begin(0, begin)
@@ -189,8 +178,7 @@ def test_a_nonce_signs_once_and_there_is_one_at_a_time() -> None:
         chain.signer.cosign(0, c, owner._ask("cosign", c))
 
 
-def test_signatures_are_counted_before_they_are_given_out_and_the_new_owner_sees_how_many() -> None:
-    chain = Chain()
+def test_signatures_are_counted_before_they_are_given_out_and_the_new_owner_sees_how_many(chain: Chain) -> None:
     alice, bob = chain.deposited(), chain.owner()
     for _ in range(3):
         alice.sign(chain.signer, MESSAGE)
@@ -199,8 +187,14 @@ def test_signatures_are_counted_before_they_are_given_out_and_the_new_owner_sees
     assert chain.signer.terms(0).signatures == 3
 
 
-def test_an_old_owner_who_signs_after_his_offer_withdraws_it() -> None:
-    chain = Chain()
+def test_a_signer_that_was_overtaken_says_nothing_of_its_coins(chain: Chain) -> None:
+    chain.deposited()
+    chain.sim.mount()
+    with pytest.raises(Fenced):
+        chain.signer.has(0)
+
+
+def test_an_old_owner_who_signs_after_his_offer_withdraws_it(chain: Chain) -> None:
     alice, bob = chain.deposited(), chain.owner()
     handover = alice.hand_over(chain.signer, bob.address)
     alice.sign(chain.signer, MESSAGE)
@@ -220,8 +214,9 @@ def test_an_old_owner_who_signs_after_his_offer_withdraws_it() -> None:
         ({"proof": bytes(64)}, "has not proved"),
     ],
 )
-def test_a_handover_that_does_not_fit_is_refused_and_the_coin_stays(change: dict[str, bytes], sentence: str) -> None:
-    chain = Chain()
+def test_a_handover_that_does_not_fit_is_refused_and_the_coin_stays(
+    chain: Chain, change: dict[str, bytes], sentence: str
+) -> None:
     alice, bob = chain.deposited(), chain.owner()
     handover = dataclasses.replace(alice.hand_over(chain.signer, bob.address), **change)
     with pytest.raises(Misuse, match=sentence):
@@ -229,8 +224,7 @@ def test_a_handover_that_does_not_fit_is_refused_and_the_coin_stays(change: dict
     assert curve.verify(alice.key, MESSAGE, alice.sign(chain.signer, MESSAGE))
 
 
-def test_a_difference_that_cannot_be_read_changes_nothing() -> None:
-    chain = Chain()
+def test_a_difference_that_cannot_be_read_changes_nothing(chain: Chain) -> None:
     alice, bob = chain.deposited(), chain.owner()
     alice.hand_over(chain.signer, bob.address)
     with pytest.raises(Misuse, match="cannot be read"):
@@ -238,8 +232,7 @@ def test_a_difference_that_cannot_be_read_changes_nothing() -> None:
     assert curve.verify(alice.key, MESSAGE, alice.sign(chain.signer, MESSAGE))
 
 
-def test_a_part_by_another_share_than_the_signer_shows_is_noticed() -> None:
-    chain = Chain()
+def test_a_part_by_another_share_than_the_signer_shows_is_noticed(chain: Chain) -> None:
     owner = chain.deposited()
     watching = Watching(chain.signer)
     watching.share = lambda _: curve.point(bytes(31) + b"\7")  # type: ignore[method-assign]
@@ -247,8 +240,7 @@ def test_a_part_by_another_share_than_the_signer_shows_is_noticed() -> None:
         owner.sign(watching, MESSAGE)  # type: ignore[arg-type]
 
 
-def test_coins_are_numbered_and_their_places_are_theirs() -> None:
-    chain = Chain()
+def test_coins_are_numbered_and_there_is_room_for_so_many(chain: Chain) -> None:
     chain.deposited(1)
     with pytest.raises(Misuse, match="There is a coin 1 already"):
         chain.deposited(1)
@@ -256,6 +248,3 @@ def test_coins_are_numbered_and_their_places_are_theirs() -> None:
         chain.signer.share(0)
     with pytest.raises(Misuse, match="room for coins 0 to 1"):
         chain.deposited(2)
-    chain.sim.run(chain.sim.array.pwrite(LEDGER_START, b"x", fua=True))  # type: ignore[union-attr]
-    with pytest.raises(Corrupt, match="no coin"):
-        chain.signer.share(0)

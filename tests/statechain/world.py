@@ -2,61 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
-from examples.statechain.ledger import Ledger
+import apsw
+
+from examples.statechain.ledger import ledger_on
 from examples.statechain.owner import Owner
 from examples.statechain.signer import Signer
 from perdure.api import SyncArray
 from perdure.array.commands import Authority
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.sealing import Keys
-from perdure.errors import WrongCommitment
+from perdure.errors import PerdureError, Unavailable, WrongCommitment
 from perdure.keystore.receipt import KeyReceipt, judge
 from perdure.keystore.slots import Place
 from perdure.keystore.threads import SyncKeyStore
+from perdure.sim.loop import Task
 from tests.array.world import KEY, SimArray
 from tests.keystore import operator
 from tests.keystore.operator import Memory, memories
+from tests.keystore.test_crashes import Crash
 from tests.keystore.world import attest
 
 _T = TypeVar("_T")
 COINS = 2
 LEDGER_START = 4 * COINS * SECTOR_BYTES
+SECTORS = 4 * COINS + 640  # no smaller one has room for a database
+
+
+class DiedError(Exception):
+    """The machine that the signer was on has died."""
 
 
 class SimSync(SyncArray):
-    """The face for threads over virtual time."""
+    """The face for threads over virtual time, as long as `has_died` is false."""
 
     def __init__(self, sim: SimArray) -> None:
         assert sim.array is not None
         self._array = sim.array
         self._sim = sim
+        self.has_died: Callable[[], bool] = lambda: False
 
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return self._sim.run(work)
+        if self.has_died():
+            work.close()
+            raise DiedError
+        task = self._sim.spawn(work)
+        while not task.done:
+            if self.has_died():
+                raise DiedError
+            self._sim.loop.run_for(0.1)
+        return self._sim.run(_result_of(task))
+
+
+async def _result_of(task: Task[_T]) -> _T:
+    return await task
 
 
 class Chain:
-    """A signer, its array, and all shares that it ever drew, which nobody has in truth."""
+    """A signer, its array, and all shares that it ever drew, which nobody has in truth. It dies with the block."""
 
     def __init__(self, k: int = 2, n: int = 3, seed: int = 0) -> None:
-        self.sim = SimArray(k=k, n=n, sectors=64, seed=seed, dead_after_ms=200)
+        self.sim = SimArray(k=k, n=n, sectors=SECTORS, seed=seed, dead_after_ms=200)
         self.sim.create()
-        self.signer = self.open()
+        self.open()
 
-    def open(self) -> Signer:
-        array = SimSync(self.sim)
-        keys = SyncKeyStore(array, Authority(KEY), 0, 2 * COINS)
-        return Signer(keys, Ledger(array, LEDGER_START, COINS), self.sim.loop.random)
+    def open(self) -> None:
+        self.array = SimSync(self.sim)
+        self._block = ExitStack()
+        ledger = self._block.enter_context(ledger_on(self.array, LEDGER_START, COINS))
+        keys = SyncKeyStore(self.array, Authority(KEY), 0, 2 * COINS)
+        self.signer = Signer(keys, ledger, self.sim.loop.random)
+
+    def lives(self, count: int, work: Callable[[], object]) -> bool:
+        """Whether `work` returned before the signer died, after `count` commands had left for disks."""
+        crash = Crash(self.sim, count)
+        self.array.has_died = lambda: crash.has_come
+        try:
+            work()
+        except (DiedError, Unavailable):  # where it dies within SQLite, the ledger's database has ended
+            assert crash.has_come
+            return False
+        return True
+
+    def die(self) -> None:
+        """The machine that the signer was on dies; what SQLite still tries reaches nothing."""
+        self.sim.crash()
+        self.array.has_died = lambda: True
+        with suppress(DiedError, PerdureError, apsw.Error):
+            self._block.close()
 
     def restart(self) -> Signer:
         """The machine that the signer was on dies, and it is started on another."""
-        self.sim.crash()
+        self.die()
         self.sim.mount()
-        self.signer = self.open()
+        self.open()
         return self.signer
+
+    def __enter__(self) -> Chain:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.die()
 
     def owner(self) -> Owner:
         return Owner(self.sim.loop.random)
