@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from perdure.array.ports import Buffer
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.sqlite.connection import connect
 from perdure.volume.file import Bytes
+from perdure.volume.part import Part
 from perdure.volume.volume import Volume
 
 PAGE_BYTES: Final = 4096
@@ -38,29 +38,16 @@ Work = Callable[[apsw.Connection], object]
 _T = TypeVar("_T")
 
 
-class Proving:
-    """An array that counts its flushes, so that a turn can tell whether one has returned since it read."""
+class Proving(Part):
+    """All of an array, which counts its flushes, so that a turn can tell whether one has returned since it read."""
 
     def __init__(self, array: Bytes) -> None:
-        self._array = array
+        super().__init__(array, 0, array.size)
         self.flush_count = 0
-        self.size = array.size
-
-    def pread(self, offset: int, length: int) -> bytes:
-        """See `Array.pread`."""
-        return self._array.pread(offset, length)
-
-    def pwrite(self, offset: int, data: Buffer) -> None:
-        """See `Array.pwrite`."""
-        self._array.pwrite(offset, data)
-
-    def trim(self, offset: int, length: int) -> None:
-        """See `Array.trim`."""
-        self._array.trim(offset, length)
 
     def flush(self) -> None:
-        """See `Array.flush`."""
-        self._array.flush()
+        """See `Part.flush`."""
+        super().flush()
         self.flush_count += 1
 
 

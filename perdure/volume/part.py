@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.array.geometry import SECTOR_BYTES
+from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.ports import Buffer
 from perdure.errors import Misuse
 from perdure.volume.file import Bytes
@@ -12,8 +12,8 @@ class Part:
     """`size` bytes of an array from byte `offset`, both whole sectors of 4,096 bytes, as an array of their own.
 
     Nothing outside is read or changed. A write keeps the order and the wholeness of sectors that the array gives it,
-    and `flush` is the array's: it covers all that was written, in this part or not. That no other part overlaps this
-    one is for the caller to see to.
+    and `flush` is the array's: it covers all that was written, in this part or not. Two volumes do
+    not open on parts that overlap; what else is put on parts is for the caller to keep apart.
 
     Raises Misuse for a part that is not of whole sectors or not within the array. What is asked of it raises Misuse
     for bytes outside of it, and then nothing was done; else what the array raises.
@@ -33,6 +33,12 @@ class Part:
     def size(self) -> int:
         """Bytes."""
         return self._size
+
+    @property
+    def place(self) -> tuple[Bytes, Run]:
+        """The array that no part is, and the sectors of it that this part has."""
+        array, run = place_of(self._array)
+        return array, Run(run.start + self._offset // SECTOR_BYTES, self._size // SECTOR_BYTES)
 
     def pread(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` of this part."""
@@ -58,3 +64,8 @@ class Part:
                 "was read or changed."
             )
         return self._offset + offset
+
+
+def place_of(array: Bytes) -> tuple[Bytes, Run]:
+    """The array that `array` is a part of, which may be itself, and the sectors of it that it has."""
+    return array.place if isinstance(array, Part) else (array, Run(0, array.size // SECTOR_BYTES))

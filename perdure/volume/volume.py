@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any, overload
 
-from perdure.array.geometry import SECTOR_BYTES
+from perdure.array.geometry import SECTOR_BYTES, Run
 from perdure.array.ports import Buffer
 from perdure.errors import Misuse
 from perdure.volume.extents import Extents
 from perdure.volume.file import Bytes, File
+from perdure.volume.part import place_of
 from perdure.volume.record import DATA_START, EXTENTS_MAX, FILES_MAX, Record, State, check_name
 from perdure.volume.store import Store
 from perdure.volume.stream import BinaryAccess, TextAccess, open_stream
 
-_IN_USE: weakref.WeakSet[Bytes] = weakref.WeakSet()
+_IN_USE: weakref.WeakKeyDictionary[Bytes, list[Run]] = weakref.WeakKeyDictionary()
+"""The sectors of each array that are open as volumes."""
 _GUARD = threading.Lock()
 
 
@@ -29,8 +31,8 @@ class Volume:
     came before `sync` is there, and what is there is a prefix of what was done. Everything raises what the array
     raises; a change that failed half-way ends the volume: then all raises Misuse until it is opened anew.
 
-    Raises Misuse if the array holds something else, is too small, or is open as a volume in this process already;
-    Corrupt if its records were written over.
+    Raises Misuse if the array holds something else, is too small, or is open as a volume in this process already, it or
+    a part of it that overlaps; Corrupt if its records were written over.
     """
 
     def __init__(self, array: Bytes) -> None:
@@ -42,10 +44,12 @@ class Volume:
                 f"A volume needs more than {DATA_START} sectors of {SECTOR_BYTES} bytes, and this array has "
                 f"{array.size // SECTOR_BYTES}; nothing was changed. Make a larger array."
             )
+        self._whole, self._run = place_of(array)
         with _GUARD:
-            if array in _IN_USE:
+            runs = _IN_USE.setdefault(self._whole, [])
+            if any(run.start < self._run.end and self._run.start < run.end for run in runs):
                 raise Misuse("This array is open as a volume already; nothing was changed. Use that one for all files.")
-            _IN_USE.add(array)
+            runs.append(self._run)
         self._store = Store(array)
         with self._changing():
             self._store.open()
@@ -218,4 +222,4 @@ class Volume:
         if self._ended is None:
             self._ended = why
             with _GUARD:
-                _IN_USE.discard(self._array)
+                _IN_USE[self._whole].remove(self._run)

@@ -153,6 +153,18 @@ def test_an_array_that_is_too_small_is_refused() -> None:
         pass
 
 
+def test_two_databases_do_not_open_on_one_array_at_once() -> None:
+    array = Recorded(SECTORS)
+    with (
+        on_array(array, "kv.db"),
+        pytest.raises(Misuse, match="open as a volume already"),
+        on_array(array, "kv.db"),
+    ):
+        pass
+    with on_array(array, "kv.db") as database:
+        assert Store(database).get(b"k") is None
+
+
 def test_a_read_is_proved_after_it_was_made() -> None:
     array = Recorded(SECTORS)
     with on_array(array, "kv.db") as database:

@@ -98,3 +98,26 @@ def test_a_volume_in_a_part_is_found_again_and_is_alone_in_it() -> None:
     assert reopened(Part(array, BEFORE * SECTOR_BYTES, part.size)) == {"a": b"a" * 5000}
     with pytest.raises(Misuse, match="is not a volume"):
         Volume(Part(array, 0, array.size))
+
+
+def test_parts_that_overlap_are_not_volumes_at_once() -> None:
+    array, part = made()
+    inner = Part(part, SECTOR_BYTES, (INSIDE - 1) * SECTOR_BYTES)
+    with Volume(part):
+        for overlapping in (part, inner, array, Part(array, 0, (BEFORE + INSIDE) * SECTOR_BYTES)):
+            with pytest.raises(Misuse, match="open as a volume already"):
+                Volume(overlapping)
+    array.trim(0, array.size)
+    with Volume(inner), pytest.raises(Misuse, match="open as a volume already"):
+        Volume(part)
+    array.trim(0, array.size)
+    with Volume(Part(array, 0, array.size)):
+        pass
+
+
+def test_parts_beside_each_other_are_volumes_at_once() -> None:
+    array = Recorded(2 * INSIDE)
+    half = INSIDE * SECTOR_BYTES
+    with Volume(Part(array, 0, half)) as one, Volume(Part(array, half, half)) as two:
+        one.create("here")
+        assert (one.names, two.names) == (["here"], [])
