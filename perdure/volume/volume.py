@@ -37,6 +37,8 @@ class Volume:
         self._array = array
         self._lock = threading.RLock()
         self._ended: str | None = None
+        self.sync_count = 0
+        """Rises with every `sync` that has returned."""
         if array.size <= DATA_START * SECTOR_BYTES:
             raise Misuse(
                 f"A volume needs more than {DATA_START} sectors of {SECTOR_BYTES} bytes, and this array has "
@@ -146,6 +148,8 @@ class Volume:
         with self._opened(), self._changing():
             self._store.write_size()
         self._array.flush()  # without the lock: others go on meanwhile, and flushes share evidence
+        with self._lock:
+            self.sync_count += 1
 
     def close(self) -> None:
         """Give back what files did not use, sync, and let go of the array."""
