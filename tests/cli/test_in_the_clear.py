@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.errors import Misuse
+from perdure.service.owning import owned
+from perdure.service.site.config import load
 from tests.cli.rig import Rig
 
 
@@ -31,6 +34,18 @@ def test_a_configuration_that_does_not_say_it_serves_nothing(rig):
     file.write_text(file.read_text().replace('sealing = "none"', '# sealing = "none"'))
     refused = rig.run("up", code=2)
     assert "says sealing = 'perdure', but the array is in the clear: hosts read everything on it" in refused.sentence
+
+
+def test_a_program_with_a_face_of_its_own_does_not_take_it_by_mistake_either(rig):
+    """Core Lightning's plugin and VSS mount the array themselves."""
+    rig.up("--sealing", "none")
+    rig.down()
+    file = rig.directory / "perdure.toml"
+    with owned(load(file)) as array:
+        array.pwrite(0, b"asked for by name")
+    file.write_text(file.read_text().replace('sealing = "none"', '# sealing = "none"'))
+    with pytest.raises(Misuse, match="but the array is in the clear"), owned(load(file)):
+        pass
 
 
 def test_a_sealed_array_is_not_taken_for_one_in_the_clear(rig):
