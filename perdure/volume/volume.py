@@ -169,7 +169,8 @@ class Volume:
         if kind is None:
             self.close()
         else:  # perhaps it was the array that failed; what is not settled is settled when it is opened
-            self._end("what used it failed")
+            with self._lock:  # whoever is in the middle of a change shall not go on beside the next volume
+                self._end("what used it failed")
 
     # Inside -----------------------------------------------------------------------------------------------
 

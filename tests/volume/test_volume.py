@@ -267,6 +267,35 @@ def test_a_block_that_fails_leaves_it_to_the_next_to_settle():
     assert reopened(array) == {"a": b"x"}
 
 
+def test_a_block_that_fails_waits_for_a_thread_that_is_in_the_middle_of_a_change():
+    """Else the next volume on this array and that thread would both take sectors for free ones."""
+    array, volume = made()
+    file = volume.create("a")
+    inside, may_go_on, order = threading.Event(), threading.Event(), []
+
+    def stop_once() -> None:
+        array.before_effect = None
+        inside.set()
+        assert may_go_on.wait(60)
+        order.append("changed")
+
+    def leave() -> None:
+        with pytest.raises(ZeroDivisionError), volume:
+            raise ZeroDivisionError
+        order.append("left")
+
+    array.before_effect = stop_once
+    threads = [threading.Thread(target=volume.write, args=(file, 0, b"x" * 9000)), threading.Thread(target=leave)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)  # where it does not wait it has ended by then
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["changed", "left"]
+
+
 @pytest.mark.parametrize("call", ["write", "delete", "read", "sync", "close"])
 def test_who_calls_it_from_within_itself_is_refused_and_nothing_is_lost(call):
     """A signal's handler, or a file object that was thrown away and is written out by the garbage collector."""
