@@ -256,10 +256,15 @@ async def create_array_async(
 
 
 @asynccontextmanager
-async def open_array_async(settings: Settings, array_id: bytes) -> AsyncIterator[Array]:
-    """Take over array `array_id` and own it until the block ends, which flushes. See `perdure.array.mount`."""
+async def open_array_async(
+    settings: Settings, array_id: bytes, require: Callable[[Genesis], None] = lambda _: None
+) -> AsyncIterator[Array]:
+    """Take over array `array_id` and own it until the block ends, which flushes. See `perdure.array.mount`.
+
+    `require` may refuse it by its genesis record, before anything is changed: for instance one in the clear.
+    """
     host = Host(settings)
-    async with _opened(host, host.mount(array_id)) as array:
+    async with _opened(host, host.mount(array_id, require)) as array:
         yield array
 
 
@@ -375,8 +380,10 @@ def create_array(
 
 
 @contextmanager
-def open_array(settings: Settings, array_id: bytes) -> Iterator[SyncArray]:
+def open_array(
+    settings: Settings, array_id: bytes, require: Callable[[Genesis], None] = lambda _: None
+) -> Iterator[SyncArray]:
     """`open_array_async` for threads: a context manager that gives a `SyncArray`."""
     host = Host(settings)
-    with _in_thread(host, host.mount(array_id)) as array:
+    with _in_thread(host, host.mount(array_id, require)) as array:
         yield array

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from perdure.cli import scan
 from perdure.cli.iostat import Rate, rates
-from perdure.cli.layout import count
+from perdure.cli.layout import IN_THE_CLEAR, count
 from perdure.cli.output import human_size, plain
 from perdure.service.status import ArrayStatus, DiskState, DiskStatus, Repair, State
 from perdure.service.telling.events import Event, Level
@@ -79,6 +79,7 @@ def _head(look: Look) -> list[RenderableType]:
         lines.append(Text(f"OLD: {plain(look.silence)}", style="black on yellow"))
     lines += [_alarm(disk) for disk in status.disks if disk.is_fork]
     lines += [state, Text(plain(_told(status)), style="" if status.state is State.ONLINE else style), _facts(status)]
+    lines += [] if status.is_sealed else [Text(IN_THE_CLEAR, style=_WARN)]
     return lines
 
 

@@ -13,6 +13,7 @@ from perdure.service.status import ArrayStatus, DiskState, DiskStatus, State
 _TELLING: Final = {"sev-snp": "measurement", "tdx": "rtmr2", "tpm": "pcr9", "nitrotpm": "pcr4"}
 _MEASUREMENT_CHARS: Final = 12
 _DISK_LABEL_CHARS: Final = 16
+IN_THE_CLEAR: Final = "sealing: NONE; hosts read whatever is not encrypted above the array"
 _HEALTHY: Final = "all arrays are healthy"
 _COLOURS: Final = {DiskState.ONLINE: "green", DiskState.REBUILDING: "cyan", DiskState.SUSPECT: "yellow"}
 
@@ -41,7 +42,7 @@ def text(status: ArrayStatus, *, is_verbose: bool = False) -> str:
         f"    nbd: {status.nbd_uri}",
         *_page(status),
         f"   acknowledgements: {_acknowledgements(status)}",
-        *([] if status.is_sealed else ["   sealing: NONE; hosts read whatever is not encrypted above the array"]),
+        *([] if status.is_sealed else [f"   {IN_THE_CLEAR}"]),
         *(f"   scan: {scan.line(repair)}" for repair in status.repairs),
         *([] if status.repairs else ["   scan: none requested"]),
         "config:",

@@ -19,7 +19,6 @@ import apsw
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.sqlite.connection import connect
 from perdure.volume.file import Bytes
-from perdure.volume.part import Part
 from perdure.volume.volume import Volume
 
 PAGE_BYTES: Final = 4096
@@ -38,26 +37,13 @@ Work = Callable[[apsw.Connection], object]
 _T = TypeVar("_T")
 
 
-class Proving(Part):
-    """All of an array, which counts its flushes, so that a turn can tell whether one has returned since it read."""
-
-    def __init__(self, array: Bytes) -> None:
-        super().__init__(array, 0, array.size)
-        self.flush_count = 0
-
-    def flush(self) -> None:
-        """See `Part.flush`."""
-        super().flush()
-        self.flush_count += 1
-
-
 class Database:
     """A connection that has the database to itself; every method may be called from any thread, and blocks it."""
 
-    def __init__(self, connection: apsw.Connection, proving: Proving | None) -> None:
-        """`proving`: the array, None for an ordinary file."""
+    def __init__(self, connection: apsw.Connection, volume: Volume | None) -> None:
+        """`volume`: what it is on, None for an ordinary file."""
         self._connection = connection
-        self._proving = proving
+        self._volume = volume
         self._lock = threading.Lock()
         self.failure: PerdureError | None = None
         """What ended this database: from then on everything raises it."""
@@ -65,7 +51,7 @@ class Database:
     @property
     def is_rollback_proof(self) -> bool:
         """Whether it is on an array."""
-        return self._proving is not None
+        return self._volume is not None
 
     def do(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """What `work` returns, once it is durable and proved. Raises what `work` raises; then nothing was changed.
@@ -106,8 +92,8 @@ class Database:
                 raise self.failure
             try:
                 result = work(self._connection)
-                if self._proving is not None:
-                    self._proving.flush()
+                if self._volume is not None:
+                    self._volume.sync()
             except PerdureError:
                 self._roll_back()
                 raise
@@ -119,10 +105,10 @@ class Database:
     def _turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
         self._connection.execute("BEGIN IMMEDIATE")
         errors = [self._one(work) for work in works]
-        flushes = None if self._proving is None else self._proving.flush_count
+        syncs = None if self._volume is None else self._volume.sync_count
         self._connection.execute("COMMIT")
-        if self._proving is not None and self._proving.flush_count == flushes:  # nothing was changed
-            self._proving.flush()
+        if self._volume is not None and self._volume.sync_count == syncs:  # nothing was changed
+            self._volume.sync()
         return errors
 
     def _one(self, work: Work) -> PerdureError | None:
@@ -164,23 +150,23 @@ def on_array(array: Bytes, name: str) -> Iterator[Database]:
     """The database `name` of the volume on `array`; both are made if the array is zeros throughout.
 
     It may become as large as half of the array, since a transaction needs its size again until it is home. Raises
-    Misuse for an array that holds something else or is too small, and what the array raises.
+    Misuse for an array that holds something else, is too small, or is open as a volume already, and what the array
+    raises.
     """
-    proving = Proving(array)
-    pages = (proving.size // PAGE_BYTES - _RESERVE_PAGES) // 2
+    pages = (array.size // PAGE_BYTES - _RESERVE_PAGES) // 2
     if pages < PAGES_MIN:
         raise Misuse(
-            f"An array of {proving.size} bytes is too small for a database; nothing was changed. Create one of "
+            f"An array of {array.size} bytes is too small for a database; nothing was changed. Create one of "
             f"at least {(2 * PAGES_MIN + _RESERVE_PAGES) * PAGE_BYTES} bytes."
         )
-    with Volume(proving) as volume, ExitStack() as stack:
+    with Volume(array) as volume, ExitStack() as stack:
         try:
             connection = stack.enter_context(connect(volume, name, wal=True))
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
             connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
         except apsw.Error as error:
             raise _why(error) from error
-        yield Database(connection, proving)
+        yield Database(connection, volume)
 
 
 @contextmanager

@@ -249,14 +249,14 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T 
 
 async def _mount(host: Host, array_id: bytes, config: Config) -> Array:
     logger.info("mounting array %s from %d addresses", array_id.hex(), len(config.addresses))
-    array = await host.mount(array_id, lambda genesis: _require_as_configured(genesis, config))
+    array = await host.mount(array_id, lambda genesis: require_as_configured(genesis, config))
     for stray in array.opened.strays:
         if not is_waiting(stray, config.spares):
             logger.warning("not used: %s: %s", stray.address, stray.why)
     return array
 
 
-def _require_as_configured(genesis: Genesis, config: Config) -> None:
+def require_as_configured(genesis: Genesis, config: Config) -> None:
     """Raise Misuse where the file says something else of the array: then it is another, or somebody is mistaken."""
     shape, wanted = genesis.geometry, config.array
     if (shape.k, shape.n, shape.size_bytes) != (wanted.threshold, wanted.disks, wanted.size_bytes):

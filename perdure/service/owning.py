@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perdure.api import SyncArray, open_array
-from perdure.service.main import mount_settings_of, require_id
+from perdure.service.main import mount_settings_of, require_as_configured, require_id
 from perdure.service.site import artefacts, processes
 from perdure.service.site.config import Config
 
@@ -23,5 +23,5 @@ def owned(config: Config) -> Iterator[SyncArray]:
     )
     with processes.locked(config.directory, name=artefacts.MAIN_LOCK_FILE, wait_s=0, busy=busy):
         array_id, settings = require_id(config), mount_settings_of(config)
-        with open_array(settings, array_id) as array:
+        with open_array(settings, array_id, lambda genesis: require_as_configured(genesis, config)) as array:
             yield array

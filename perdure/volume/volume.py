@@ -25,7 +25,7 @@ _GUARD = threading.Lock()
 
 
 class Volume:
-    """The files of an array; every method may be called from any thread, and blocks it.
+    """The files of an array; every method may be called from any thread, and blocks it, but from no signal's handler.
 
     Makes a volume on an array that is zeros throughout. After a crash each change is there whole or not at all, what
     came before `sync` is there, and what is there is a prefix of what was done. Everything raises what the array
@@ -38,7 +38,11 @@ class Volume:
     def __init__(self, array: Bytes) -> None:
         self._array = array
         self._lock = threading.RLock()
+        self._is_inside = False
+        """Whether the thread that has the lock is in the middle of something."""
         self._ended: str | None = None
+        self.sync_count = 0
+        """Rises with every `sync` that has returned."""
         if array.size <= DATA_START * SECTOR_BYTES:
             raise Misuse(
                 f"A volume needs more than {DATA_START} sectors of {SECTOR_BYTES} bytes, and this array has "
@@ -75,9 +79,7 @@ class Volume:
     def file(self, name: str) -> File:
         """The file `name`. Raises Misuse when there is none."""
         with self._opened():
-            if name not in self._store.files:
-                raise Misuse(f"The volume has no file {name[:60]!r}; nothing was changed. `names` lists what it has.")
-            return self._store.files[name]
+            return self._named(name)
 
     def create(self, name: str) -> File:
         """A new, empty file. Raises Misuse if it is there, for names that do not fit, and for more than 255 files."""
@@ -100,7 +102,7 @@ class Volume:
         What it held is gone from every live disk once `sync` has returned and the array has come to rest.
         """
         with self._opened():
-            file = self.file(name)
+            file = self._named(name)
             with self._changing():
                 self._store.delete(file)
 
@@ -150,10 +152,12 @@ class Volume:
         with self._opened(), self._changing():
             self._store.write_size()
         self._array.flush()  # without the lock: others go on meanwhile, and flushes share evidence
+        with self._lock:
+            self.sync_count += 1
 
     def close(self) -> None:
         """Give back what files did not use, sync, and let go of the array."""
-        with self._lock:
+        with self._alone():
             if self._ended is None:
                 with self._changing():
                     self._store.settle()
@@ -169,9 +173,15 @@ class Volume:
         if kind is None:
             self.close()
         else:  # perhaps it was the array that failed; what is not settled is settled when it is opened
-            self._end("what used it failed")
+            with self._lock:  # whoever is in the middle of a change shall not go on beside the next volume
+                self._end("what used it failed")
 
     # Inside -----------------------------------------------------------------------------------------------
+
+    def _named(self, name: str) -> File:
+        if name not in self._store.files:
+            raise Misuse(f"The volume has no file {name[:60]!r}; nothing was changed. `names` lists what it has.")
+        return self._store.files[name]
 
     def _write(self, file: File, offset: int, view: memoryview) -> None:
         extents = self._room(file, offset + len(view))  # raises before anything is changed
@@ -195,9 +205,24 @@ class Volume:
         )
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread, and not this one twice, which would find a change half made and go on from there."""
+        with self._lock:
+            if self._is_inside:
+                raise Misuse(
+                    "The volume was called from within itself, by a signal's handler or for a file object that was "
+                    "never closed; this call changed nothing. Let a handler only take note, and close files."
+                )
+            self._is_inside = True
+            try:
+                yield
+            finally:
+                self._is_inside = False
+
+    @contextmanager
     def _opened(self, file: File | None = None, offset: int = 0, length: int = 0) -> Iterator[None]:
         """Alone with an open volume, and with a file that is there and a range that may be."""
-        with self._lock:
+        with self._alone():
             if self._ended is not None:
                 raise Misuse(
                     f"The volume is not open any more: {self._ended}. What was synced is safe; open the array and the "

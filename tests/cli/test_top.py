@@ -50,6 +50,12 @@ def test_every_line_fits_into_80_columns_and_no_figure_is_cut():
     assert any("16 MiB of 64 MiB, 25 %, 00:00:24 to go, 2 MiB/s" in line for line in lines)
 
 
+def test_an_array_in_the_clear_is_shown_as_one():
+    clear, sealed = (shown(Look(statuses.whole(is_sealed=is_sealed), None, [])) for is_sealed in (False, True))
+    assert [line for line in clear if "sealing: NONE; hosts read whatever" in line]
+    assert not [line for line in sealed if "sealing" in line]
+
+
 def test_rates_and_percentiles_are_those_between_two_looks():
     before = statuses.whole(
         uptime_ms=50_000, requests=dict.fromkeys(("read", "write", "flush", "trim"), statuses.meter())

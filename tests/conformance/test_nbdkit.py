@@ -127,5 +127,5 @@ tell(None)
     assert set(answered) == {"0"}, said
     for command, count in (("Write", 16), ("Zero", 16), ("Trim", 16), ("Read", 16), ("Flush", 1)):
         assert len(re.findall(rf" {command} id=", said)) == count, said
-        assert len(re.findall(rf"\.\.\.{command} id=|\.\.\.id=", said)) or "return" in said
+        assert len(re.findall(rf"\.\.\.{command} id=\d+ return=0", said)) == count, said
     assert re.search(r"write: 16 ops.*1\.00 MiB", stats.read_text()), stats.read_text()

@@ -19,6 +19,7 @@ from tests.cli.test_quickstart import Home
 from tests.databases.mounted import Mounted
 from tests.service.mounting import leftovers
 from tests.system.rig import call, tool
+from tests.vm.test_recipes import IN_A_MACHINE
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "docs" / "recipes"
@@ -73,8 +74,10 @@ def test_the_lines_of_a_recipe_do_what_it_says(home, tmp_path, name):
     assert not home.directory.exists()
 
 
-def test_every_recipe_is_tested():
-    assert {path.stem for path in RECIPES.glob("*.md")} == {*NEEDED, "systemd-mount"}
+def test_every_recipe_is_tested_and_in_the_index():
+    here, elsewhere = {*NEEDED, "systemd-mount"}, {*IN_A_MACHINE, "sqlite-without-a-mount"}  # tests/vm, tests/sqlite
+    assert {path.stem for path in RECIPES.glob("*.md")} == {"README"} | here | elsewhere
+    assert {name for name in here | elsewhere if f"]({name}.md)" not in text("README")} == set()
 
 
 def test_dockers_client_takes_every_option_of_the_recipe():

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from perdure.errors import Conflict, Misuse, Unavailable
 from perdure.kv.database import on_array, on_file
 from perdure.kv.store import KEY_BYTES_MAX, VALUE_BYTES_MAX, Change, Item, Store
+from perdure.volume.volume import Volume
 from tests.volume.recorded import Recorded
 
 SECTORS = 4096
@@ -153,16 +154,17 @@ def test_an_array_that_is_too_small_is_refused() -> None:
         pass
 
 
-def test_two_databases_do_not_open_on_one_array_at_once() -> None:
+def test_a_second_database_on_the_same_array_is_refused_and_the_first_goes_on() -> None:
+    """Each would take the other's sectors for free ones."""
     array = Recorded(SECTORS)
-    with (
-        on_array(array, "kv.db"),
-        pytest.raises(Misuse, match="open as a volume already"),
-        on_array(array, "kv.db"),
-    ):
-        pass
     with on_array(array, "kv.db") as database:
-        assert Store(database).get(b"k") is None
+        with pytest.raises(Misuse, match="open as a volume already"), on_array(array, "other.db"):
+            pass
+        with pytest.raises(Misuse, match="open as a volume already"):
+            Volume(array)
+        Store(database).put(b"k", b"one", expected=0)
+    with on_array(array, "kv.db") as database:
+        assert Store(database).get(b"k") == Item(b"one", 1)
 
 
 def test_a_read_is_proved_after_it_was_made() -> None:

@@ -242,6 +242,27 @@ def test_a_deleted_database_is_nowhere(array, volume):
     assert databases(volume) == []
 
 
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_what_a_crash_left_beside_a_database_keeps_a_deleted_row_until_somebody_connects(array, mode):
+    """What docs/recipes/sqlite-without-a-mount.md says of it."""
+    with Volume(array) as volume, connect(volume, "main.db", wal=mode == "WAL") as connection:
+        connection.execute("CREATE TABLE t(a)")
+        connection.execute("INSERT INTO t VALUES(?), (x'00')", (SECRET,))
+        connection.execute("BEGIN; DELETE FROM t WHERE rowid = 1")
+        connection.cache_flush()
+        crashed = [Recorded(content=bytes(array.data)) for _ in range(2)]
+        connection.execute("ROLLBACK")
+    with Volume(crashed[0]) as volume:
+        volume.delete("main.db")
+        assert SECRET in crashed[0].data
+    with Volume(crashed[1]) as volume:
+        with connect(volume, "main.db", wal=mode == "WAL"):
+            pass
+        volume.delete("main.db")
+        assert SECRET not in crashed[1].data
+        assert volume.names == []
+
+
 # Refusals and errors --------------------------------------------------------------------------------------
 
 

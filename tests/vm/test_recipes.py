@@ -15,6 +15,7 @@ from .guest import Disk, Guest
 from .test_luks import PASSPHRASE
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+IN_A_MACHINE = ("ext4", "luks", "xfs", "zfs")
 HERE, MACHINE = "$ ", "vm# "
 REBOOT = "reboot"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,7 +39,7 @@ def restart(home: Home, guest: Guest, cwd: Path) -> None:
         guest.put(PASSPHRASE, (cwd / PASSPHRASE).read_bytes())
 
 
-@pytest.mark.parametrize("name", ["ext4", "luks", "xfs", "zfs"])
+@pytest.mark.parametrize("name", IN_A_MACHINE)
 @pytest.mark.timeout(900)
 def test_the_lines_of_a_recipe_do_what_it_says(tmp_path: Path, guest: Guest, name: str) -> None:
     with Home(tmp_path) as home:

@@ -7,6 +7,8 @@ sectors; what a crash leaves is a prefix of the effects, and at least those befo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from perdure.array.geometry import SECTOR_BYTES, TRIM_SECTORS_MAX, ceil_div
 
 
@@ -19,6 +21,7 @@ class Recorded:
         self.effects: list[tuple[int, bytes]] = []
         self.flushes: list[int] = [0]
         self.fails_after: int | None = None
+        self.before_effect: Callable[[], None] | None = None
 
     @property
     def size(self) -> int:
@@ -51,6 +54,8 @@ class Recorded:
         self.flushes.append(len(self.effects))
 
     def _effect(self, at: int, data: bytes) -> None:
+        if self.before_effect is not None:
+            self.before_effect()
         if self.fails_after == len(self.effects):
             raise OSError("the array failed")
         self.effects.append((at, data))

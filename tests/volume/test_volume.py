@@ -267,6 +267,64 @@ def test_a_block_that_fails_leaves_it_to_the_next_to_settle():
     assert reopened(array) == {"a": b"x"}
 
 
+def test_a_block_that_fails_waits_for_a_thread_that_is_in_the_middle_of_a_change():
+    """Else the next volume on this array and that thread would both take sectors for free ones."""
+    array, volume = made()
+    file = volume.create("a")
+    inside, may_go_on, order = threading.Event(), threading.Event(), []
+
+    def stop_once() -> None:
+        array.before_effect = None
+        inside.set()
+        assert may_go_on.wait(60)
+        order.append("changed")
+
+    def leave() -> None:
+        with pytest.raises(ZeroDivisionError), volume:
+            raise ZeroDivisionError
+        order.append("left")
+
+    array.before_effect = stop_once
+    threads = [threading.Thread(target=volume.write, args=(file, 0, b"x" * 9000)), threading.Thread(target=leave)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)  # where it does not wait it has ended by then
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["changed", "left"]
+
+
+@pytest.mark.parametrize("call", ["write", "delete", "read", "sync", "close"])
+def test_who_calls_it_from_within_itself_is_refused_and_nothing_is_lost(call):
+    """A signal's handler, or a file object that was thrown away and is written out by the garbage collector."""
+    array, volume = made()
+    outer, inner = volume.create("outer"), volume.create("inner")
+    calls = {
+        "write": lambda: volume.write(inner, 0, b"inner"),
+        "delete": lambda: volume.delete("inner"),
+        "read": lambda: volume.read(inner, 0, 1),
+        "sync": volume.sync,
+        "close": volume.close,
+    }
+    refused = []
+
+    def handler() -> None:
+        array.before_effect = None
+        with pytest.raises(Misuse, match="from within itself") as caught:
+            calls[call]()
+        refused.append(caught)
+
+    array.before_effect = handler
+    volume.write(outer, 0, b"outer")
+    volume.write(inner, 0, b"later")
+    volume.sync()
+    assert len(refused) == 1
+    _, crashed = list(array.cuts())[-1]
+    assert reopened(crashed) == {"outer": b"outer", "inner": b"later"}
+
+
 def test_threads_share_a_volume():
     _, volume = made(DATA_START + 400)
     failures = []

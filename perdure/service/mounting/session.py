@@ -20,7 +20,7 @@ from perdure.service.mounting.file_system import Kind
 from perdure.service.mounting.record import Record
 from perdure.service.mounting.serving import Served
 from perdure.service.site import background, processes
-from perdure.service.site.config import Config
+from perdure.service.site.config import Config, Sealing
 from perdure.service.site.processes import Process
 
 Say = Callable[[str], None]
@@ -63,6 +63,8 @@ def _run(found: Config, wish: Wish, order: Order, kept: Kept, say: Say) -> int:
     main = served.main if served.is_ours else None
     this = Record(found.directory, wish.mount_point, has_to_be_made, way, Process.this(), main=main).write()
     watch = Watch(served, say)
+    if found.array.sealing is Sealing.NONE:
+        say("The array is in the clear: hosts read every file that is written to it.")
     try:
         mount(this, wish, served.uri, say)
         code = command.run(order, kept, watch.look, say)
