@@ -62,7 +62,10 @@ class Stream(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to an offset from the start, here or the end; where that is."""
         self._require(True, "")
-        at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence] + offset
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}
+        if whence not in bases:
+            raise ValueError(f"whence is {whence}, not 0, 1 or 2")
+        at = bases[whence] + offset
         if at < 0:
             raise OSError(f"negative seek position {at}")
         self._at = at

@@ -126,5 +126,7 @@ def test_an_unknown_mode_and_a_closed_stream_are_refused(volume):
     with volume.open("file") as again:
         with pytest.raises(OSError, match="negative"):
             again.raw.seek(-1)
+        with pytest.raises(ValueError, match="whence is 3"):
+            again.raw.seek(0, 3)
         with pytest.raises(io.UnsupportedOperation, match="'file' was not opened for writing"):
             again.raw.truncate()
