@@ -269,7 +269,11 @@ async def open_array_async(
 
 
 class SyncArray:
-    """The same array for threads; every method may be called from any thread, and blocks it."""
+    """The same array for threads; every method may be called from any thread, and blocks it.
+
+    An interrupt (Ctrl-C) while something is under way comes through once that has ended; a second one at once, and then
+    it may still be done.
+    """
 
     def __init__(self, host: Host, array: Array, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
@@ -277,7 +281,13 @@ class SyncArray:
         self._loop = loop
 
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Interrupted: whoever goes on would wipe the buffer, or change its mind, while the array still works.
+            wait((future,))
+            raise
 
     def call(self, work: Callable[[Array], Coroutine[Any, Any, _T]]) -> _T:
         """Run `work` on the array's own loop and return its result: for what stands on an `Array`."""

@@ -167,3 +167,21 @@ def test_bad_arguments_have_their_own_sentences(disks: Disks) -> None:
         pass
     assert "withheld" in repr(disks.settings())
     assert KEY.hex() not in repr(disks.settings())
+
+
+def test_an_interrupt_comes_through_when_what_was_under_way_has_ended(disks: Disks) -> None:
+    async def slow(done: list[bool]) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        await asyncio.sleep(0.2)  # it has handed this over by then
+        signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C, while it waits
+        await asyncio.sleep(0.5)
+        done.append(True)
+
+    ended: list[bool] = []
+    with api.create_array(disks.settings(), k=2, n=3, size_bytes=MIB) as array:
+        with pytest.raises(KeyboardInterrupt):
+            array.call(lambda _: slow(ended))
+        assert ended == [True]
+        array.pwrite(0, b"and it goes on", fua=True)
+        assert array.pread(0, 14) == b"and it goes on"
