@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -100,14 +100,12 @@ class Database:
             if self.failure is not None:
                 raise self.failure
             try:
-                return self._turn(works)
-            except apsw.FullError:
-                self._roll_back()
-                raise Unavailable(_FULL) from None
+                errors = self._turn(works)
             except BaseException as error:
-                self.failure = _why(error)
-                logger.critical("a database has ended: %s", self.failure)
-                raise self.failure from error
+                raise self._ended(error) from error
+        if errors is None:
+            raise Unavailable(_FULL)
+        return errors
 
     def alone(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """The same for `work` that begins and ends its own transactions, or must be outside of any. Raises as `do`.
@@ -118,18 +116,33 @@ class Database:
             if self.failure is not None:
                 raise self.failure
             try:
-                result = work(self._connection)
-                if self._proving is not None:
-                    self._proving.flush()
-            except PerdureError:
-                self._roll_back()
-                raise
+                result = self._alone(work)
             except BaseException as error:
-                self.failure = _why(error)
-                raise self.failure from error
-            return result
+                raise self._ended(error) from error
+        if isinstance(result, PerdureError):
+            raise result
+        return result
 
-    def _turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
+    def _alone(self, work: Callable[[apsw.Connection], _T]) -> _T | PerdureError:
+        """What `work` returns, proved, or the PerdureError that it raised, undone. What is raised ends the database."""
+        try:
+            result = work(self._connection)
+        except PerdureError as why:
+            self._roll_back()
+            return why
+        if self._proving is not None:
+            self._proving.flush()
+        return result
+
+    def _turn(self, works: Sequence[Work]) -> list[PerdureError | None] | None:
+        """As `turn`; None for a full database, where all is undone. What is raised ends the database."""
+        try:
+            return self._all(works)
+        except apsw.FullError:
+            self._roll_back()
+            return None
+
+    def _all(self, works: Sequence[Work]) -> list[PerdureError | None]:
         self._connection.execute("BEGIN IMMEDIATE")
         errors = [self._one(work) for work in works]
         flushes = None if self._proving is None else self._proving.flush_count
@@ -153,6 +166,11 @@ class Database:
             self._connection.execute("ROLLBACK TO one")
         self._connection.execute("RELEASE one")
         return error
+
+    def _ended(self, error: BaseException) -> PerdureError:
+        self.failure = _why(error)
+        logger.critical("a database has ended: %s", self.failure)
+        return self.failure
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -186,14 +204,15 @@ def on_array(array: Bytes, name: str) -> Iterator[Database]:
             f"An array of {proving.size} bytes is too small for a database; nothing was changed. Create one of "
             f"at least {(2 * PAGES_MIN + _RESERVE_PAGES) * PAGE_BYTES} bytes."
         )
-    with Volume(proving) as volume, ExitStack() as stack:
-        try:
-            connection = stack.enter_context(connect(volume, name, wal=True))
+    database: Database | None = None
+    try:
+        with Volume(proving) as volume, connect(volume, name, wal=True) as connection:
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
             connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
-        except apsw.Error as error:
-            raise _why(error) from error
-        yield Database(connection, proving)
+            database = Database(connection, proving)
+            yield database
+    except apsw.Error as error:  # also of closing, which carries the log home
+        raise (None if database is None else database.failure) or _why(error) from error
 
 
 @contextmanager

@@ -115,6 +115,7 @@ def test_a_fenced_server_that_nobody_wrote_to_since_does_not_answer_a_read(tmp_p
         taken = config.load(Path(place.words[1]))
         with open_array(settings_of(taken), require_id(taken)), pytest.raises(Refused, match="INTERNAL_SERVER"):
             old.get("k")
+        assert served.stop() == 3
 
 
 def test_one_machine_has_one_owner_of_an_array(tmp_path: Path) -> None:
