@@ -1,7 +1,8 @@
 """VSS over HTTP/1.1, bounded. Shell: sockets and time; h11 has the protocol and `perdure.vss.service` the answers.
 
 There is no encryption here, and what an Authorization header shows would be anybody's who sees it. So this listens on
-loopback only; whoever serves others puts a TLS proxy in front, on the same machine and in the same TEE.
+loopback only; whoever serves others puts a TLS proxy in front, on the same machine and in the same TEE. Not even that
+does for clients that write without versions: a host that holds back a connection undoes what they wrote after it.
 
 Where nobody has to prove who they are, a web page that is open on this machine must not be able to ask either: then
 requests that call this machine by another name than loopback, or that a browser marks with an Origin, are refused.
