@@ -35,7 +35,9 @@ HEAD_BYTES_MAX: Final = 16_384
 BODY_BYTES_MAX: Final = 32 << 20
 """Of one request: a node's largest value, a graph of the network, is about that large."""
 BODIES_MAX: Final = 4
-"""Requests that are taken in at the same time; the others wait, so memory is bounded."""
+"""Requests that are taken in at the same time; the others wait. One that is not small counts until the database has
+done it, so memory is bounded."""
+SMALL_BYTES: Final = 1 << 18
 IDLE_S: Final = 120.0
 """Between two requests of a connection."""
 HEAD_S: Final = 10.0
@@ -115,8 +117,10 @@ class VssServer:
                 body = await peer.body()
                 if body is None:
                     return service.invalid(413, f"A request has at most {BODY_BYTES_MAX} bytes; nothing was changed.")
-                work = service.work(request.target.decode("ascii"), user, body)
+                work, is_small = service.work(request.target.decode("ascii"), user, body), len(body) <= SMALL_BYTES
                 del body
+                if not is_small:
+                    return await self._done(work)
         except Misuse as error:
             return service.refusal(error)
         return await self._done(work)
