@@ -7,6 +7,7 @@ import pytest
 
 from perdure.errors import Fenced, Misuse, Unavailable
 from perdure.kv.database import on_array, rows
+from perdure.kv.store import Store
 from tests.volume.recorded import Recorded
 
 SECTORS = 4096
@@ -78,3 +79,14 @@ def test_where_nothing_can_be_undone_any_more_the_database_has_ended_and_closing
             database.do(fill)
         assert database.failure is not None
         raise database.failure
+
+
+def test_a_deleted_value_stays_in_the_log_until_the_log_is_carried_home() -> None:
+    """A limit: so `Store.delete` is no erasure, and secrets belong into a key store."""
+    array, value = Recorded(SECTORS), b"a value that was deleted" * 20
+    with on_array(array, "some.db") as database:
+        store = Store(database)
+        store.put(b"k", value, expected=0)
+        store.delete(b"k", expected=1)
+        assert value[:24] in array.data
+    assert value[:24] not in array.data
