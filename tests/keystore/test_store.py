@@ -139,6 +139,15 @@ def test_a_main_program_that_was_overtaken_uses_no_key_even_if_hosts_show_it_the
     assert used == []
 
 
+def test_a_use_that_a_host_stops_after_its_proof_goes_on_after_the_erasure(world: SimStore) -> None:
+    """A limit (docs/statechains.md): no receipt speaks of it, so what is done with a key is to be noted before."""
+    world.put(0, 1)
+    secret = world.run(world.store.lend(0))
+    erased = world.run(world.mount().erase(0))
+    assert judge(erased.receipt, attest).is_beyond_recall
+    assert bytes(secret) == key(1)[0]
+
+
 def _replaying(memory: bytes, instance: bytes, epoch: bytes) -> Callable[[Lane, bytes, bytes], bytes]:
     """A host's answers to plain READs, from what it recorded; anybody can make them, since replies are not signed."""
 
