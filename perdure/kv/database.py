@@ -16,17 +16,23 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
+from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.ports import Buffer
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.sqlite.connection import connect
 from perdure.volume.file import Bytes
+from perdure.volume.record import DATA_START
+from perdure.volume.store import GROWTH_SECTORS
 from perdure.volume.volume import Volume
 
 PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 256
 """When the write-ahead log is carried into the database, so how large it is at rest."""
-_RESERVE_PAGES: Final = 2 * CHECKPOINT_PAGES
 PAGES_MIN: Final = 64
+_FRAME_BYTES: Final = PAGE_BYTES + 24
+"""A page in the log (https://www.sqlite.org/fileformat.html, section 4.1)."""
+_OVERHEAD_BYTES: Final = (DATA_START + 2 * GROWTH_SECTORS) * SECTOR_BYTES + CHECKPOINT_PAGES * _FRAME_BYTES
+"""The volume's records, what two files may have taken ahead, and a log that was not carried into the database yet."""
 _FULL: Final = (
     "The database is full; nothing of this request was kept, and all that was kept before is safe. Delete what is not "
     "needed, or move to a larger array."
@@ -194,15 +200,16 @@ def _why(error: BaseException) -> PerdureError:
 def on_array(array: Bytes, name: str) -> Iterator[Database]:
     """The database `name` of the volume on `array`; both are made if the array is zeros throughout.
 
-    It may become as large as half of the array, since a transaction needs its size again until it is home. Raises
-    Misuse for an array that holds something else or is too small, and what the array raises.
+    It may become almost as large as half of the array, since a transaction needs its size again until it is home: the
+    volume must hold no other database that grows. Raises Misuse for an array that holds something else or is too
+    small, and what the array raises.
     """
     proving = Proving(array)
-    pages = (proving.size // PAGE_BYTES - _RESERVE_PAGES) // 2
+    pages = (proving.size - _OVERHEAD_BYTES) // (PAGE_BYTES + _FRAME_BYTES)  # each may stand in the log as well
     if pages < PAGES_MIN:
         raise Misuse(
             f"An array of {proving.size} bytes is too small for a database; nothing was changed. Create one of "
-            f"at least {(2 * PAGES_MIN + _RESERVE_PAGES) * PAGE_BYTES} bytes."
+            f"at least {PAGES_MIN * (PAGE_BYTES + _FRAME_BYTES) + _OVERHEAD_BYTES} bytes."
         )
     database: Database | None = None
     try:

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from perdure.errors import Fenced, Misuse, Unavailable
-from perdure.kv.database import on_array, rows
+from perdure.kv.database import CHECKPOINT_PAGES, on_array, rows
 from perdure.kv.store import Store
 from tests.volume.recorded import Recorded
 
@@ -79,6 +79,24 @@ def test_where_nothing_can_be_undone_any_more_the_database_has_ended_and_closing
             database.do(fill)
         assert database.failure is not None
         raise database.failure
+
+
+@pytest.mark.parametrize("pending", [0, CHECKPOINT_PAGES // 2, CHECKPOINT_PAGES - 1])
+def test_a_full_database_can_be_changed_from_end_to_end_at_once(pending: int) -> None:
+    """Its log then has every page of it, behind what was there before: else it could never be carried home again."""
+    array = Recorded(SECTORS)
+    with on_array(array, "some.db") as database:
+        database.do(lambda connection: rows(connection, "CREATE TABLE t(x INTEGER PRIMARY KEY, y BLOB)"))
+        with pytest.raises(Unavailable, match="full"):
+            for at in range(SECTORS):
+                database.do(lambda connection, at=at: rows(connection, "INSERT INTO t VALUES(?, zeroblob(3000))", at))
+        database.do(lambda connection: rows(connection, "UPDATE t SET y=zeroblob(2999)"))
+        for _ in range(pending):
+            database.do(lambda connection: rows(connection, "UPDATE t SET y=zeroblob(2998) WHERE x=0"))
+        database.do(lambda connection: rows(connection, "UPDATE t SET y=zeroblob(2997)"))
+    with on_array(array, "some.db") as database:
+        assert database.do(lambda connection: rows(connection, "SELECT DISTINCT length(y) FROM t")) == [(2997,)]
+        database.do(lambda connection: rows(connection, "DELETE FROM t"))
 
 
 def test_a_deleted_value_stays_in_the_log_until_the_log_is_carried_home() -> None:
