@@ -147,7 +147,7 @@ async def listen(place: str, turns: Turns, authorizer: Authorizer) -> VssServer:
         if not address.is_loopback:
             raise Misuse(
                 f"{place} can be reached from elsewhere, and there is no encryption here; nothing was started. Listen "
-                "on 127.0.0.1, and put a TLS proxy in front."
+                "on 127.0.0.1; docs/lightning.md says whom a TLS proxy in front may serve."
             )
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         bound = socket.create_server((str(address), int(port)), family=family, backlog=CONNECTIONS_MAX)
