@@ -135,8 +135,7 @@ class Receipt:
 
     def digest(self) -> bytes:
         """The 32 bytes that the authority signs: tagged SHA-256 of the JSON without the signature, keys sorted."""
-        value = {key: item for key, item in self.to_json().items() if key != "signature"}
-        return sha256(_TAG + json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
+        return signed_digest(_TAG, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """What a file holds; frames are compressed, since most of them is zeros."""
@@ -170,6 +169,12 @@ class Receipt:
             )
         except (TypeError, ValueError):
             raise Corrupt("the receipt is damaged: its fields do not have the shapes that they must have") from None
+
+
+def signed_digest(tag: bytes, value: Mapping[str, Any]) -> bytes:
+    """Tagged SHA-256 of a receipt's JSON without its signature, keys sorted."""
+    signed = {key: item for key, item in value.items() if key != "signature"}
+    return sha256(tag + json.dumps(signed, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 def _number(value: object) -> int:
@@ -235,7 +240,7 @@ def judge(receipt: Receipt, attest: Attest) -> Erased:
     is not that of the disk that was asked, and the BadEvidence of a document.
     """
     geometry, run = receipt.genesis.geometry, receipt.run
-    _require_signature(receipt)
+    require_signature(receipt.genesis.authority, receipt.digest(), receipt.signature, "the receipt")
     if not receipt.proofs:
         raise Corrupt("the receipt holds no disk's proof")
     reads = plan(geometry, run)
@@ -264,14 +269,14 @@ def _seat(found: tuple[int, bytes, Attested]) -> int:
     return found[0]
 
 
-def _require_signature(receipt: Receipt) -> None:
+def require_signature(authority: bytes, digest: bytes, signature: bytes, what: str) -> None:
+    """Raise Corrupt unless the array's authority signed the digest of `what`."""
     try:
-        signature = cdata_to_der(deserialize_compact(receipt.signature))
-        is_ours = PublicKey(receipt.genesis.authority).verify(signature, receipt.digest(), None)
+        is_ours = PublicKey(authority).verify(cdata_to_der(deserialize_compact(signature)), digest, None)
     except ValueError:
         is_ours = False
     if not is_ours:
-        raise Corrupt("the authority of this array did not sign the receipt, or it was altered since")
+        raise Corrupt(f"the authority of this array did not sign {what}, or it was altered since")
 
 
 def _data(one: Exchange, runs: list[Run], instance: bytes, attest: Attest) -> tuple[memoryview, Attested]:

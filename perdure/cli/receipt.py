@@ -74,7 +74,10 @@ def register(evidence: click.Group) -> None:
                 f"{file} proves that no live disk holds the range, but dead ones of {len(found.exposed_seats)} seats "
                 "may: enough to bring it back, if their hosts kept them running."
             )
-        output.result(*_shown(found, at_ms), as_json=as_json)
+        value, text = _shown(found, at_ms)
+        is_key = isinstance(found, ErasedKey)
+        unnamed = _unnamed(is_array_named=array_id is not None, is_key_named=public_key is not None or not is_key)
+        output.result(value, "\n".join((text, *unnamed)), as_json=as_json)
         return 0
 
 
@@ -85,6 +88,13 @@ def _shown(found: Erased | ErasedKey, at_ms: int) -> tuple[dict[str, Any], str]:
         return key_receipt.to_json(found, value), key_receipt.text(found, _text(found.erased, value))
     value = _to_json(found, at_ms)
     return value, "\n".join((_text(found, value), _of_the_dead(found, value), _WHAT_IT_IS_NOT))
+
+
+def _unnamed(*, is_array_named: bool, is_key_named: bool) -> list[str]:
+    """What whoever verifies has yet to compare by eye: one authority may have many arrays and keys under one policy."""
+    array = "No --array-id was given: compare the array above with yours. The same key and policy may have others."
+    key = "No --public-key was given: compare the key above with the one that must be gone."
+    return [sentence for sentence, is_named in ((array, is_array_named), (key, is_key_named)) if not is_named]
 
 
 def _receipt(file: Path) -> Receipt | KeyReceipt:

@@ -76,16 +76,22 @@ class Replica:
         return self.version
 
     def restore(self, file: Path) -> int:
-        """Write what is kept to a new file, readable by its owner alone; its version. Raises Misuse if it is there.
+        """Write what is kept to a new file, readable by its owner alone; its version.
 
-        The file appears once it is proved that this is the latest, and that it is on the host's disk.
+        The file appears once it is proved that this is the latest, and that it is on the host's disk. Raises Misuse if
+        it is there, and if nothing is kept: a node would take an empty database for a new life.
         """
+        if not self._database.do(_has_tables):
+            raise Misuse(
+                "No database is kept here, so none was written: is it the right array? A node that has lived begins "
+                "with `perdure cln take`, and a new one without a file."
+            )
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         try:
             os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             target = _opened(partial, apsw.SQLITE_OPEN_READWRITE)
             try:
-                version = self._database.alone(lambda connection: _copy(connection, target))
+                version = self._database.alone(lambda connection: _copy_out(connection, target))
             finally:
                 target.close()
             os.link(partial, file)  # which does not replace what is there
@@ -143,6 +149,13 @@ def _opened(file: Path, flags: int) -> apsw.Connection:
     except apsw.Error as error:
         raise Misuse(f"{file} cannot be read as a SQLite database: {error}; nothing was changed.") from None
     return connection
+
+
+def _copy_out(source: apsw.Connection, target: apsw.Connection) -> int:
+    """The same, without a write-ahead log, as lightningd has it: then the file alone is the whole database."""
+    version = _copy(source, target)
+    rows(target, "PRAGMA journal_mode=DELETE")
+    return version
 
 
 def _copy(source: apsw.Connection, target: apsw.Connection) -> int:

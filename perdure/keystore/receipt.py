@@ -7,14 +7,10 @@ when, and nowhere else, is the word of the main program that signed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
-
-from coincurve import PublicKey
-from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
 from perdure.array import receipt as array_receipt
 from perdure.array.commands import Authority
@@ -50,8 +46,7 @@ class KeyReceipt:
 
     def digest(self) -> bytes:
         """The 32 bytes that the authority signs: tagged SHA-256 of the JSON without the signature, keys sorted."""
-        value = {key: item for key, item in self.to_json().items() if key != "signature"}
-        return sha256(_TAG + json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
+        return array_receipt.signed_digest(_TAG, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """What a file holds."""
@@ -123,8 +118,9 @@ def judge(receipt: KeyReceipt, attest: Attest) -> ErasedKey:
 
     Raises what `perdure.array.receipt.judge` raises, and Corrupt when key and erasure do not belong together.
     """
-    _require_signature(receipt)
     place, erasure = receipt.place, receipt.erasure
+    authority, digest = erasure.genesis.authority, receipt.digest()
+    array_receipt.require_signature(authority, digest, receipt.signature, "the receipt for the key")
     if (erasure.offset, erasure.length) != (place.secret_start, SECTOR_BYTES):
         raise Corrupt("the range that the receipt shows erased is not that of its slot's secret")
     if not receipt.version or not is_public_key(receipt.public_key):
@@ -134,13 +130,3 @@ def judge(receipt: KeyReceipt, attest: Attest) -> ErasedKey:
     if not erasure.genesis.is_sealed:
         raise Corrupt("the receipt is of an array in the clear, where every disk holds a part that can be read")
     return ErasedKey(receipt, array_receipt.judge(erasure, attest))
-
-
-def _require_signature(receipt: KeyReceipt) -> None:
-    try:
-        signature = cdata_to_der(deserialize_compact(receipt.signature))
-        is_ours = PublicKey(receipt.erasure.genesis.authority).verify(signature, receipt.digest(), None)
-    except ValueError:
-        is_ours = False
-    if not is_ours:
-        raise Corrupt("the authority of this array did not sign the receipt for the key, or it was altered since")

@@ -120,6 +120,12 @@ def secret_of(sectors: Buffer) -> bytearray:
     return bytearray(memoryview(sectors)[start : start + SECRET_BYTES])
 
 
+def is_known(found: Slot, sectors: Buffer, public_key: bytes) -> bool:
+    """Whether these sectors of `found` name this key: it was here before, or a put of it was cut off."""
+    torn = _secret(found.place, memoryview(sectors)[SECTOR_BYTES:])[1]
+    return public_key in (found.public_key, torn)
+
+
 def decode(place: Place, sectors: Buffer) -> Slot:
     """What a slot's two sectors say. Raises Corrupt for anything that no put and no erasure leaves there."""
     view = memoryview(sectors)

@@ -7,7 +7,8 @@
 
 What it trusts: the array it stands on, and whoever calls. What it refuses: arrays in the clear, since a single disk
 would keep a part that can be read; a put over a secret, since what is overwritten has no receipt; a key that is not
-that of its secret; a step while another is under way, so that no receipt comes while the secret is in use.
+that of its secret, or that the slot names already; a step while another is under way, so that no receipt comes while
+the secret is in use.
 
 `perdure.keystore.threads` is the same for threads, which wait for each other there.
 """
@@ -34,6 +35,7 @@ from perdure.keystore.slots import (
     decode,
     encode_label,
     encode_secret,
+    is_known,
     secret_of,
 )
 
@@ -87,17 +89,24 @@ class KeyStore:
         """Store a key in a slot that holds none, and return its version when that is durable.
 
         `secret`: 32 bytes, the caller's to wipe; `public_key`: its own, compressed. Versions of a slot rise with every
-        put. If this raises, or never returns, the slot holds either what it held or the new key. Raises Misuse (also
-        for a slot that holds a key), Corrupt, and what writing raises.
+        put. If this raises, or never returns, the slot holds either what it held or the new key; draw another key
+        then, since disks that leave before a second put would hold this one and no receipt would name them. Raises
+        Misuse (also for a slot that holds a key, or that names this one), Corrupt, and what writing raises.
         """
         check_pair(secret, public_key)
         with self._turn():
             place = self._place(slot)
-            found = decode(place, await self._sectors(slot))
+            sectors = await self._sectors(slot)
+            found = decode(place, sectors)
             if found.state is State.HELD:
                 raise Misuse(
                     f"Slot {slot} holds version {found.version}, which was left as it is: what is overwritten has no "
                     "receipt. Erase it first, or use another slot."
+                )
+            if is_known(found, sectors, public_key):
+                raise Misuse(
+                    f"Slot {slot} held this very key before, or a put of it was cut off; nothing was stored, since a "
+                    "receipt would not speak of what disks may have of that. Draw another key."
                 )
             version = found.last_version + 1
             await self._write(place, version, secret, public_key)

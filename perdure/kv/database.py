@@ -10,22 +10,28 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import apsw
 
+from perdure.array.geometry import SECTOR_BYTES
 from perdure.errors import Misuse, PerdureError, Unavailable
 from perdure.sqlite.connection import connect
 from perdure.volume.file import Bytes
+from perdure.volume.record import DATA_START
+from perdure.volume.store import GROWTH_SECTORS
 from perdure.volume.volume import Volume
 
 PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 256
 """When the write-ahead log is carried into the database, so how large it is at rest."""
-_RESERVE_PAGES: Final = 2 * CHECKPOINT_PAGES
 PAGES_MIN: Final = 64
+_FRAME_BYTES: Final = PAGE_BYTES + 24
+"""A page in the log (https://www.sqlite.org/fileformat.html, section 4.1)."""
+_OVERHEAD_BYTES: Final = (DATA_START + 2 * GROWTH_SECTORS) * SECTOR_BYTES + CHECKPOINT_PAGES * _FRAME_BYTES
+"""The volume's records, what two files may have taken ahead, and a log that was not carried into the database yet."""
 _FULL: Final = (
     "The database is full; nothing of this request was kept, and all that was kept before is safe. Delete what is not "
     "needed, or move to a larger array."
@@ -73,14 +79,12 @@ class Database:
             if self.failure is not None:
                 raise self.failure
             try:
-                return self._turn(works)
-            except apsw.FullError:
-                self._roll_back()
-                raise Unavailable(_FULL) from None
+                errors = self._turn(works)
             except BaseException as error:
-                self.failure = _why(error)
-                logger.critical("a database has ended: %s", self.failure)
-                raise self.failure from error
+                raise self._ended(error) from error
+        if errors is None:
+            raise Unavailable(_FULL)
+        return errors
 
     def alone(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """The same for `work` that begins and ends its own transactions, or must be outside of any. Raises as `do`.
@@ -91,18 +95,33 @@ class Database:
             if self.failure is not None:
                 raise self.failure
             try:
-                result = work(self._connection)
-                if self._volume is not None:
-                    self._volume.sync()
-            except PerdureError:
-                self._roll_back()
-                raise
+                result = self._alone(work)
             except BaseException as error:
-                self.failure = _why(error)
-                raise self.failure from error
-            return result
+                raise self._ended(error) from error
+        if isinstance(result, PerdureError):
+            raise result
+        return result
 
-    def _turn(self, works: Sequence[Work]) -> list[PerdureError | None]:
+    def _alone(self, work: Callable[[apsw.Connection], _T]) -> _T | PerdureError:
+        """What `work` returns, proved, or the PerdureError that it raised, undone. What is raised ends the database."""
+        try:
+            result = work(self._connection)
+        except PerdureError as why:
+            self._roll_back()
+            return why
+        if self._volume is not None:
+            self._volume.sync()
+        return result
+
+    def _turn(self, works: Sequence[Work]) -> list[PerdureError | None] | None:
+        """As `turn`; None for a full database, where all is undone. What is raised ends the database."""
+        try:
+            return self._all(works)
+        except apsw.FullError:
+            self._roll_back()
+            return None
+
+    def _all(self, works: Sequence[Work]) -> list[PerdureError | None]:
         self._connection.execute("BEGIN IMMEDIATE")
         errors = [self._one(work) for work in works]
         syncs = None if self._volume is None else self._volume.sync_count
@@ -127,6 +146,11 @@ class Database:
         self._connection.execute("RELEASE one")
         return error
 
+    def _ended(self, error: BaseException) -> PerdureError:
+        self.failure = _why(error)
+        logger.critical("a database has ended: %s", self.failure)
+        return self.failure
+
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -149,24 +173,25 @@ def _why(error: BaseException) -> PerdureError:
 def on_array(array: Bytes, name: str) -> Iterator[Database]:
     """The database `name` of the volume on `array`; both are made if the array is zeros throughout.
 
-    It may become as large as half of the array, since a transaction needs its size again until it is home. Raises
-    Misuse for an array that holds something else, is too small, or is open as a volume already, and what the array
-    raises.
+    It may become almost as large as half of the array, since a transaction needs its size again until it is home: the
+    volume must hold no other database that grows. Raises Misuse for an array that holds something else, is too small,
+    or is open as a volume already, and what the array raises.
     """
-    pages = (array.size // PAGE_BYTES - _RESERVE_PAGES) // 2
+    pages = (array.size - _OVERHEAD_BYTES) // (PAGE_BYTES + _FRAME_BYTES)  # each may stand in the log as well
     if pages < PAGES_MIN:
         raise Misuse(
             f"An array of {array.size} bytes is too small for a database; nothing was changed. Create one of "
-            f"at least {(2 * PAGES_MIN + _RESERVE_PAGES) * PAGE_BYTES} bytes."
+            f"at least {PAGES_MIN * (PAGE_BYTES + _FRAME_BYTES) + _OVERHEAD_BYTES} bytes."
         )
-    with Volume(array) as volume, ExitStack() as stack:
-        try:
-            connection = stack.enter_context(connect(volume, name, wal=True))
+    database: Database | None = None
+    try:
+        with Volume(array) as volume, connect(volume, name, wal=True) as connection:
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
             connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
-        except apsw.Error as error:
-            raise _why(error) from error
-        yield Database(connection, volume)
+            database = Database(connection, volume)
+            yield database
+    except apsw.Error as error:  # also of closing, which carries the log home
+        raise (None if database is None else database.failure) or _why(error) from error
 
 
 @contextmanager

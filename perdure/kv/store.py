@@ -94,9 +94,10 @@ class Store:
         return self.transaction([Change(key, value, expected)])[0]
 
     def delete(self, key: bytes, *, expected: int) -> int:
-        """Delete the key if its version is `expected`, and overwrite its value; the tombstone's version.
+        """Delete the key if its version is `expected`; the tombstone's version. Raises Conflict.
 
-        Raises Conflict.
+        The value is overwritten in the database, but stands in the write-ahead log until that is overwritten by later
+        changes, or closed. So this is no erasure: secrets that must be gone belong into `perdure.keystore`.
         """
         return self.transaction([Change(key, None, expected)])[0]
 

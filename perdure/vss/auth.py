@@ -90,13 +90,18 @@ class Jwt:
 
 def _subject(claims: Mapping[str, Any], now_s: int) -> str:
     subject, expiry = claims.get("sub"), claims.get("exp")
-    if not isinstance(subject, str) or not 1 <= len(subject) <= USER_CHARACTERS_MAX or "\0" in subject:
+    if not isinstance(subject, str) or not 1 <= len(subject) <= USER_CHARACTERS_MAX or not _is_text(subject):
         raise NotAuthorised(f"The token's subject is not a name of 1 to {USER_CHARACTERS_MAX} characters.")
     if type(expiry) is not int or not 0 <= expiry <= _U64_MAX or now_s > expiry + EXPIRY_LEEWAY_S:
         raise NotAuthorised("The token has expired, or does not say when it does.")
     if claims.get("aud") is not None:
         raise NotAuthorised("The token is for an audience, and this server is none.")
     return subject
+
+
+def _is_text(value: str) -> bool:
+    """Whether SQLite can keep it: no NUL, and no half of a surrogate pair, which JSON can have and UTF-8 cannot."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
 
 
 def _json(part: str) -> dict[str, Any]:

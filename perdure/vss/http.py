@@ -1,7 +1,8 @@
 """VSS over HTTP/1.1, bounded. Shell: sockets and time; h11 has the protocol and `perdure.vss.service` the answers.
 
 There is no encryption here, and what an Authorization header shows would be anybody's who sees it. So this listens on
-loopback only; whoever serves others puts a TLS proxy in front, on the same machine and in the same TEE.
+loopback only; whoever serves others puts a TLS proxy in front, on the same machine and in the same TEE. Not even that
+does for clients that write without versions: a host that holds back a connection undoes what they wrote after it.
 
 Where nobody has to prove who they are, a web page that is open on this machine must not be able to ask either: then
 requests that call this machine by another name than loopback, or that a browser marks with an Origin, are refused.
@@ -34,7 +35,9 @@ HEAD_BYTES_MAX: Final = 16_384
 BODY_BYTES_MAX: Final = 32 << 20
 """Of one request: a node's largest value, a graph of the network, is about that large."""
 BODIES_MAX: Final = 4
-"""Requests that are taken in at the same time; the others wait, so memory is bounded."""
+"""Requests that are taken in at the same time; the others wait. One that is not small counts until the database has
+done it, so memory is bounded."""
+SMALL_BYTES: Final = 1 << 18
 IDLE_S: Final = 120.0
 """Between two requests of a connection."""
 HEAD_S: Final = 10.0
@@ -114,8 +117,10 @@ class VssServer:
                 body = await peer.body()
                 if body is None:
                     return service.invalid(413, f"A request has at most {BODY_BYTES_MAX} bytes; nothing was changed.")
-                work = service.work(request.target.decode("ascii"), user, body)
+                work, is_small = service.work(request.target.decode("ascii"), user, body), len(body) <= SMALL_BYTES
                 del body
+                if not is_small:
+                    return await self._done(work)
         except Misuse as error:
             return service.refusal(error)
         return await self._done(work)
@@ -142,7 +147,7 @@ async def listen(place: str, turns: Turns, authorizer: Authorizer) -> VssServer:
         if not address.is_loopback:
             raise Misuse(
                 f"{place} can be reached from elsewhere, and there is no encryption here; nothing was started. Listen "
-                "on 127.0.0.1, and put a TLS proxy in front."
+                "on 127.0.0.1; docs/lightning.md says whom a TLS proxy in front may serve."
             )
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         bound = socket.create_server((str(address), int(port)), family=family, backlog=CONNECTIONS_MAX)

@@ -43,6 +43,13 @@ def test_it_says_who_proved_what_and_when_and_who_may_still_hold_it(receipt):
     assert "Dead disks of 1 seats may hold fragments of it; it takes 2 to bring it back." in text
 
 
+def test_who_names_no_array_is_told_to_compare_it(receipt):
+    file, policy, array_id = receipt
+    done = perdure("evidence", "verify-receipt", "--policy", policy, file)
+    assert (done.code, "--array-id" in done.out, array_id in done.out) == (0, True, True)
+    assert "--array-id" not in verify(receipt).out
+
+
 def test_another_array_or_policy_is_refused(receipt, tmp_path):
     assert "is about array" in verify((receipt[0], receipt[1], "00" * 32), code=3).sentence
     policy = json.loads(receipt[1].read_text())

@@ -73,7 +73,7 @@ class Node:
 
 
 def request(number: object, version: object, writes: object) -> bytes:
-    """As lightningd sends it."""
+    """By hand, after the documentation of the hook `db_write`; no lightningd sent one like it."""
     params = {"data_version": version, "writes": writes}
     message = {"jsonrpc": "2.0", "id": number, "method": "db_write", "params": params}
     return json.dumps(message).encode() + b"\n\n"

@@ -1,4 +1,8 @@
-"""The conversation: as lightningd has it, cut anywhere, and against the program itself over pipes on a real array."""
+"""The conversation, cut anywhere, and against the program itself over pipes on a real array.
+
+lightningd wrote none of the messages here: they are written by hand after the documentation of plugins and of the hook
+`db_write` (`doc/developers-guide/plugin-development` of ElementsProject/lightning). No lightningd was run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from perdure.service.site import config
 from tests.cln.node import Node, dump, request
 from tests.vss.served import array_place
 
-# As lightningd v23.05 wrote it to a plugin at its start, after `doc/developers-guide/plugin-development`.
+# By hand, after the documentation: what lightningd is said to ask of a plugin at its start.
 MANIFEST = (
     b'{"jsonrpc":"2.0","id":"cln:getmanifest#1","method":"getmanifest","params":{"allow-deprecated-apis":false}}\n\n'
 )
@@ -88,7 +92,7 @@ def test_what_is_not_the_protocol_is_one_sentence(raw: bytes) -> None:
 
 
 class Running:
-    """`perdure cln plugin` on pipes, as lightningd starts it."""
+    """`perdure cln plugin` on pipes, in the place of lightningd."""
 
     def __init__(self, *words: str) -> None:
         command = [sys.executable, "-m", "perdure.cli.main", "cln", "plugin", *words]

@@ -42,6 +42,7 @@ def test_what_is_kept_is_what_the_node_has(replica: Replica, node: Node, tmp_pat
     assert replica.restore(tmp_path / "again") == node.version == 120
     assert dump(tmp_path / "again") == dump(node.file)
     assert (tmp_path / "again").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "again").read_bytes()[18:20] == b"\1\1", "without a write-ahead log, as the node's own"
 
 
 def test_a_node_that_died_before_its_commit_begins_from_what_is_kept(
@@ -149,6 +150,13 @@ def test_what_is_no_database_of_a_node_is_not_taken(replica: Replica, tmp_path: 
     for name in ("text", "empty", "missing"):
         with pytest.raises(Misuse, match="nothing was changed"):
             replica.take(tmp_path / name)
+
+
+def test_an_array_that_keeps_no_database_restores_none(replica: Replica, tmp_path: Path) -> None:
+    """A node would take an empty one for a new life, and forget every channel of the one that it had."""
+    with pytest.raises(Misuse, match=r"No database is kept here.* cln take"):
+        replica.restore(tmp_path / "again")
+    assert list(tmp_path.glob("again*")) == []
 
 
 def test_restoring_replaces_no_file_and_leaves_none_behind(replica: Replica, node: Node, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from perdure.array.geometry import SECTOR_BYTES
 from perdure.array.ports import Lane
 from perdure.disk import wire
 from perdure.disk.wire import Opcode
-from perdure.errors import Corrupt, Fenced, Misuse, PerdureError
+from perdure.errors import Corrupt, Fenced, Misuse, PerdureError, Unavailable
 from perdure.keystore import slots, store
 from perdure.keystore.receipt import KeyReceipt, judge
 from perdure.keystore.slots import SLOT_BYTES, SLOTS_MAX, State
@@ -79,6 +79,34 @@ def test_a_put_over_a_key_is_refused_since_what_is_overwritten_has_no_receipt(wo
     assert world.secret(0) == key(1)[0]
 
 
+def test_a_key_does_not_come_back_into_its_slot_since_a_receipt_speaks_of_its_last_stay_alone(world: SimStore) -> None:
+    world.put(0, 1)
+    world.run(world.store.erase(0))
+    with pytest.raises(Misuse, match=r"this very key before.* Draw another"):
+        world.put(0, 1)
+    assert world.run(world.store.get(0)).state is State.ERASED
+    assert world.put(0, 2) == 2
+
+
+def test_a_key_whose_put_was_cut_off_is_not_put_again(world: SimStore) -> None:
+    """The attack: disks that left between the two puts hold the same secret, and no receipt names them."""
+    array = world.sim.array
+    assert array is not None
+    true = array.pwrite
+
+    async def cut_off(offset: int, data: bytes, *, fua: bool = False) -> None:
+        await true(offset, data, fua=fua)
+        raise Unavailable("too few disks")
+
+    array.pwrite = cut_off  # type: ignore[method-assign, assignment]
+    assert isinstance(world.run(outcome(world.store.put(0, *key(1)))), Unavailable)
+    array.pwrite = true  # type: ignore[method-assign]
+    with pytest.raises(Misuse, match=r"this very key before.* Draw another"):
+        world.put(0, 1)
+    assert world.put(0, 2) == 2
+    assert world.secret(0) == key(2)[0]
+
+
 def test_the_secret_that_was_lent_is_wiped_also_when_its_user_fails(world: SimStore) -> None:
     world.put(0, 1)
     seen: list[bytearray] = []
@@ -109,6 +137,15 @@ def test_a_main_program_that_was_overtaken_uses_no_key_even_if_hosts_show_it_the
     refused = world.run(outcome(first.use(0, lambda secret: used.append(bytes(secret)))))
     assert isinstance(refused, Fenced)
     assert used == []
+
+
+def test_a_use_that_a_host_stops_after_its_proof_goes_on_after_the_erasure(world: SimStore) -> None:
+    """A limit (docs/statechains.md): no receipt speaks of it, so what is done with a key is to be noted before."""
+    world.put(0, 1)
+    secret = world.run(world.store.lend(0))
+    erased = world.run(world.mount().erase(0))
+    assert judge(erased.receipt, attest).is_beyond_recall
+    assert bytes(secret) == key(1)[0]
 
 
 def _replaying(memory: bytes, instance: bytes, epoch: bytes) -> Callable[[Lane, bytes, bytes], bytes]:

@@ -29,7 +29,7 @@ from tests.keystore.world import attest
 _T = TypeVar("_T")
 COINS = 2
 LEDGER_START = 4 * COINS * SECTOR_BYTES
-SECTORS = 4 * COINS + 640  # no smaller one has room for a database
+SECTORS = 4 * COINS + 680  # no smaller one has room for a database
 
 
 class DiedError(Exception):

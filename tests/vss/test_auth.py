@@ -71,6 +71,7 @@ def test_a_token_holds_until_a_minute_after_its_end(expiry: int) -> None:
         {"sub": "", "exp": NOW},
         {"sub": 7, "exp": NOW},
         {"sub": "a\0b", "exp": NOW},
+        {"sub": "a\ud800", "exp": NOW},
         {"sub": "a" * 121, "exp": NOW},
         [],
         b"\xff",

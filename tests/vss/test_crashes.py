@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from perdure.service.main import require_id, settings_of
 from perdure.service.owning import owned
 from perdure.service.site import config
 from tests.cli.rig import perdure
+from tests.vss import wire
 from tests.vss.client import Client, Refused
 from tests.vss.served import Place, array_place, file_place, serving
 
@@ -115,6 +117,7 @@ def test_a_fenced_server_that_nobody_wrote_to_since_does_not_answer_a_read(tmp_p
         taken = config.load(Path(place.words[1]))
         with open_array(settings_of(taken), require_id(taken)), pytest.raises(Refused, match="INTERNAL_SERVER"):
             old.get("k")
+        assert served.stop() == 3
 
 
 def test_one_machine_has_one_owner_of_an_array(tmp_path: Path) -> None:
@@ -158,3 +161,24 @@ def test_yesterdays_directory_does_not_bring_back_yesterdays_array(tmp_path: Pat
             path.write_bytes(content)
         with serving(place) as served:
             assert served.client("s").get("channel") == (b"current", 2)
+
+
+@pytest.mark.parametrize(("version", "kept"), [(-1, (b"revoked", 1)), (0, (b"current", 2))])
+def test_a_host_that_holds_back_a_connection_undoes_newer_writes_unless_they_have_versions(
+    version: int, kept: tuple[bytes, int], tmp_path: Path
+) -> None:
+    """The client gives up on the first connection and repeats its request over another; TLS would not change it.
+
+    A limit of the protocol, not of the server: that is why a client that writes without versions belongs beside it.
+    """
+    with serving(file_place(tmp_path)) as served:
+        client = served.client("s")
+        body = wire.data(1, "s") + wire.data(3, wire.key_value("channel", version, b"revoked"))
+        head = f"POST /vss/putObjects HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((client.place.hostname, client.place.port), timeout=60) as held:
+            client.put([("channel", b"revoked", version)])
+            client.put([("channel", b"current", -1 if version < 0 else 1)])
+            held.sendall(head.encode() + body)
+            with held.makefile("rb") as reply:
+                assert reply.readline().split()[1] == (b"200" if version < 0 else b"409")
+        assert client.get("channel") == kept

@@ -11,7 +11,6 @@ from perdure.errors import Misuse
 from perdure.vss import service
 from tests.vss import wire
 from tests.vss.client import Client, Refused
-from tests.vss.served import Served
 
 CALLS = ("getObject", "putObjects", "deleteObject", "listKeyVersions")
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -32,8 +31,7 @@ MESSAGE = st.lists(
 @example("putObjects", wire.data(3, wire.key_value("k", -(1 << 63), b"")))
 @example("getObject", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f")
 @example("putObjects", wire.data(3, wire.data(1, b"\xff\xfe")))
-def test_any_body_gets_a_result_or_an_error_of_the_protocol(served: Served, call: str, body: bytes) -> None:
-    client = served.clients[0] if served.clients else served.client()
+def test_any_body_gets_a_result_or_an_error_of_the_protocol(client: Client, call: str, body: bytes) -> None:
     status, headers, reply = client.raw(call, body)
     assert headers["vss-protocol-version"] == "0"
     if status != 200:
