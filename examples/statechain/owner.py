@@ -83,7 +83,7 @@ class Owner:
         nonce = curve.sum_of(first, curve.point(second), curve.times(self.key, blinding))
         e = curve.challenge(nonce, self.key, message)
         c = curve.add(blinding, e if nonce[0] == self.key[0] else curve.negate(e))
-        partial = signer.cosign(self.coin, c, self._ask("cosign", c))
+        partial = signer.cosign(self.coin, c, self._ask("cosign", first + c))
         if curve.point(partial) != curve.sum_of(first, curve.times(signer.share(self.coin), c)):
             raise Unproved("The signer's part of the signature is not by the share that it shows; nothing was signed.")
         whole = curve.add(curve.add(partial, second), curve.multiply(c, self._share))

@@ -108,14 +108,16 @@ class Signer:
     def cosign(self, number: int, blinded: bytes, signature: bytes) -> bytes:
         """The session's nonce plus `blinded` (c) times the share: one partial signature. Ends the session.
 
-        It is counted before it is given out.
+        It is counted before it is given out. The owner signs c with the nonce's point, so that nobody who has recorded
+        it can say it again in another session.
         """
-        coin = self._authentic(number, "cosign", blinded, signature)
-        if not curve.is_scalar(blinded):
-            raise Misuse("What is to be signed is no scalar of secp256k1; nothing was signed.")
-        nonce = self._nonces.pop(number, None)
+        nonce = self._nonces.get(number)
         if nonce is None:
             raise Misuse(f"Coin {number} has no open session; begin one.")
+        coin = self._authentic(number, "cosign", curve.point(bytes(nonce)) + blinded, signature)
+        if not curve.is_scalar(blinded):
+            raise Misuse("What is to be signed is no scalar of secp256k1; nothing was signed.")
+        del self._nonces[number]
         self._ledger.count_signature(coin)
         try:
             signed = self._keys.use(coin.slot, lambda share: curve.multiply(bytes(share), blinded))
@@ -126,7 +128,11 @@ class Signer:
     # Transfer ---------------------------------------------------------------------------------------------
 
     def offer(self, number: int, to: bytes, signature: bytes) -> bytes:
-        """The old owner wants `to` (x-only) to have the coin: the blinding x1, for him alone."""
+        """The old owner wants `to` (x-only) to have the coin: the blinding x1, for him alone.
+
+        Said again by whoever recorded it, it ends what was offered since, and a session, and no more: `to` needs what
+        the old owner hands over with this blinding.
+        """
         self._authentic(number, "offer", to, signature)
         self._nonces.pop(number, None)
         self._offers[number] = Offer(to, self._random(32), self._random(32))

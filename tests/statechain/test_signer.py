@@ -144,6 +144,7 @@ def test_a_signature_that_was_given_out_is_counted_wherever_the_signer_dies() ->
 def test_only_the_owner_is_served(chain: Chain) -> None:
     owner, thief = chain.deposited(), chain.owner()
     thief.coin, thief.key = 0, owner.key
+    chain.signer.begin(0, owner._ask("begin", b""))
     for ask in (
         lambda: thief.sign(chain.signer, MESSAGE),
         lambda: thief.hand_over(chain.signer, thief.address),
@@ -166,16 +167,38 @@ def test_a_nonce_signs_once_and_there_is_one_at_a_time(chain: Chain) -> None:
     first = chain.signer.begin(0, begin)
     second = chain.signer.begin(0, begin)
     assert first != second
-    partial = chain.signer.cosign(0, c, owner._ask("cosign", c))
+    asked = owner._ask("cosign", second + c)
+    with pytest.raises(Misuse, match="not signed by the owner of coin 0"):
+        chain.signer.cosign(0, c, owner._ask("cosign", first + c))
+    partial = chain.signer.cosign(0, c, asked)
     assert curve.point(partial) == curve.sum_of(second, curve.times(chain.signer.share(0), c))
     with pytest.raises(Misuse, match="no open session"):
-        chain.signer.cosign(0, c, owner._ask("cosign", c))
-    chain.signer.begin(0, begin)
+        chain.signer.cosign(0, c, asked)
+    third = chain.signer.begin(0, begin)
     with pytest.raises(Misuse, match="no scalar"):
-        chain.signer.cosign(0, bytes(32), owner._ask("cosign", bytes(32)))
+        chain.signer.cosign(0, bytes(32), owner._ask("cosign", third + bytes(32)))
     chain.restart()
     with pytest.raises(Misuse, match="no open session"):
-        chain.signer.cosign(0, c, owner._ask("cosign", c))
+        chain.signer.cosign(0, c, asked)
+
+
+def test_a_request_to_sign_that_somebody_recorded_is_good_in_no_other_session(chain: Chain) -> None:
+    owner = chain.deposited()
+    begin, c = owner._ask("begin", b""), bytes(31) + b"\5"
+    asked = owner._ask("cosign", chain.signer.begin(0, begin) + c)
+    chain.signer.cosign(0, c, asked)
+    chain.signer.begin(0, begin)
+    with pytest.raises(Misuse, match="not signed by the owner of coin 0"):
+        chain.signer.cosign(0, c, asked)
+
+
+def test_an_address_is_good_for_one_coming_of_a_coin(chain: Chain) -> None:
+    """The share that the signer would need is one that it has proved to be gone."""
+    alice, bob = chain.deposited(), chain.owner()
+    bob.take(chain.signer, alice.hand_over(chain.signer, bob.address), chain.check)
+    with pytest.raises(Misuse, match="held this very key before"):
+        alice.take(chain.signer, bob.hand_over(chain.signer, alice.address), chain.check)
+    bob.sign(chain.signer, MESSAGE)
 
 
 def test_signatures_are_counted_before_they_are_given_out_and_the_new_owner_sees_how_many(chain: Chain) -> None:
