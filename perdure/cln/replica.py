@@ -48,8 +48,8 @@ class Replica:
     def write(self, version: int, writes: Sequence[str]) -> None:
         """Keep one transaction of the node.
 
-        Raises OldDatabase if the node does not have all that is kept, Misuse if it has what was never reported; then
-        nothing was kept, and it must not go on.
+        Raises OldDatabase if the node does not have all that is kept, Misuse if it has what was never reported and for
+        a statement that SQLite refuses; then nothing was kept, and it must not go on.
         """
         settings = [FOREIGN_KEYS.get(statement.rstrip("; ")) for statement in writes]
         if writes and None not in settings:
@@ -104,8 +104,15 @@ class Replica:
     def _write(self, connection: apsw.Connection, version: int, writes: Sequence[str]) -> None:
         kept = _version(connection)
         self._require((version - 1) % VERSIONS, kept)
-        for statement in writes:
-            connection.execute(statement).fetchall()
+        try:
+            for statement in writes:
+                connection.execute(statement).fetchall()
+        except (apsw.SQLError, apsw.ConstraintError) as error:  # the statement's fault, not the database's
+            raise Misuse(
+                f"The node's write {version} cannot be done on what is kept: {error}. Nothing of it was kept, and all "
+                "before it is safe. Give `perdure cln restore` before the next start; a lightningd before 0.9.2 must "
+                "be updated, as it reports statements that SQLite cannot read."
+            ) from None
         made = _version(connection)
         if made != version:
             raise Misuse(f"The transaction says that it makes version {version}, and made {made}; it was not kept.")
