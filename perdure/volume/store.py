@@ -14,6 +14,7 @@ a deleted one. Invariant: a sector that no record names is zeros. So new sectors
 deleted stays on the disks (P6).
 
 While a file is appended to, its size is written only before something else is changed, or at `sync`: still a prefix.
+And the last write waits in memory for one that begins where it ends (`perdure.volume.gathering`): a prefix too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from perdure.array.geometry import SECTOR_BYTES, Run, ceil_div
 from perdure.errors import Corrupt, Misuse
 from perdure.volume.extents import Extents, capacity_of, cut, joined, pieces
 from perdure.volume.file import Bytes, File
+from perdure.volume.gathering import Gathering
 from perdure.volume.record import DATA_START, EXTENTS_MAX, FILES_MAX, HEADER, Record, State
 from perdure.volume.space import Space
 
@@ -39,7 +41,7 @@ class Store:
     """
 
     def __init__(self, array: Bytes) -> None:
-        self._array = array
+        self._array = Gathering(array)
         self._space = Space(Run(DATA_START, array.size // SECTOR_BYTES - DATA_START))
         self._late: File | None = None
         """The file whose size is not written yet."""
@@ -100,6 +102,11 @@ class Store:
         if self._late is not None:
             self._put(self._late)
             self._late = None
+
+    def send(self) -> None:
+        """Give to the array all that is not written yet."""
+        self.write_size()
+        self._array.send()
 
     def settle(self) -> None:
         """Give back all sectors that files do not need."""

@@ -150,7 +150,7 @@ class Volume:
     def sync(self) -> None:
         """Return when all that was done to any file survives n-k losses, as `Array.flush` has it."""
         with self._opened(), self._changing():
-            self._store.write_size()
+            self._store.send()
         self._array.flush()  # without the lock: others go on meanwhile, and flushes share evidence
         with self._lock:
             self.sync_count += 1
@@ -161,6 +161,7 @@ class Volume:
             if self._ended is None:
                 with self._changing():
                     self._store.settle()
+                    self._store.send()
                     self._array.flush()
                 self._end("it was closed")
 
