@@ -170,8 +170,11 @@ def give(model, entry):
 # Replays --------------------------------------------------------------------------------------------------
 
 
-def replays(directory, rng, *, count):
-    """Record a file system's life beside the array; replay it to `count` of its flushes, with a kill at each."""
+def replays(directory, rng, *, count=None):
+    """Record a file system's life beside the array; replay it to `count` or all of its flushes, with a kill at each.
+
+    How many of them had a file system to check.
+    """
     raw, log = directory / "raw", directory / "log"
     raw.touch()
     log.touch()
@@ -181,19 +184,20 @@ def replays(directory, rng, *, count):
     assert log_writes.replay(entries, SIZE) == raw.read_bytes(), "the log does not say what happened"
     marks = log_writes.flushes(entries)
     print(f"{len(entries)} entries, {len(marks)} flushes")
-    assert len(marks) > count
-    begin = 0
+    assert len(marks) > (count or 0)
+    begin = checked = 0
     with Rig(directory, disks=3, threshold=2) as rig:
         uri = rig.up()["nbd_uri"]
-        for mark in sorted(rng.sample(marks, count)):
+        for mark in marks if count is None else sorted(rng.sample(marks, count)):
             replay_and_kill(rig, uri, log, begin, mark)
             rig.up()
             expected, found = directory / "expected", directory / "found"
             expected.write_bytes(log_writes.replay(entries[:mark], SIZE))
             call("nbdcopy", uri, found)
             assert "identical" in call("qemu-img", "compare", "-f", "raw", "-F", "raw", expected, found)
-            check(found)
+            checked += check(found)
             begin = mark
+    return checked
 
 
 def replay_and_kill(rig, uri, log, begin, mark):
@@ -239,11 +243,13 @@ def record_file_system(directory, raw, log):
 
 
 def check(image):
-    """A flush of a journalled file system leaves nothing that its journal does not mend, once it has been made."""
-    if image.read_bytes()[1080:1082] == b"\x53\xef":
-        done = subprocess.run([tool("e2fsck"), "-fp", image], capture_output=True, timeout=CLIENT_S, check=False)
-        assert done.returncode in (0, 1), done.stdout
-        call("e2fsck", "-fn", image)
+    """At a flush a file system with a journal has nothing that this does not mend; whether it was made by then."""
+    if image.read_bytes()[1080:1082] != b"\x53\xef":
+        return False
+    done = subprocess.run([tool("e2fsck"), "-fp", image], capture_output=True, timeout=CLIENT_S, check=False)
+    assert done.returncode in (0, 1), done.stdout
+    call("e2fsck", "-fn", image)
+    return True
 
 
 # What the workloads have in common ------------------------------------------------------------------------

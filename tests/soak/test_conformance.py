@@ -28,8 +28,8 @@ def test_many_kills_in_recorded_workloads(tmp_path):
     kills(tmp_path, seeded(), count=40)
 
 
-def test_many_flushes_of_a_file_system_replayed_with_a_kill_at_each(tmp_path):
-    replays(tmp_path, seeded(), count=20)
+def test_every_flush_of_a_file_system_replayed_with_a_kill_at_each(tmp_path):
+    assert replays(tmp_path, seeded()) > 2
 
 
 @pytest.mark.parametrize("number", range(10))
