@@ -50,6 +50,11 @@ def sum_of(*points: bytes) -> bytes:
     return PublicKey.combine_keys([PublicKey(one) for one in points]).format()
 
 
+def minus(left: bytes, right: bytes) -> bytes:
+    """One point minus another. Raises ValueError as `sum_of`, so also when they are the same."""
+    return sum_of(left, bytes([right[0] ^ 1]) + right[1:])
+
+
 def times(of: bytes, scalar: bytes) -> bytes:
     """`scalar` times a point."""
     return PublicKey(of).multiply(scalar).format()

@@ -38,6 +38,20 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """An earlier owner of a coin, and the receipt for the signer's share that went when he handed it on."""
+
+    share: bytes
+    """33 bytes: the point of what he had. The signer's was the coin's key minus this."""
+    to: Address
+    """To whom he handed it on."""
+    proof: bytes
+    """His, as in `Handover`."""
+    receipt: object
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
 class Handover:
     """What an old owner gives the new one, for nobody else to read."""
 
@@ -50,6 +64,8 @@ class Handover:
     """t1 = o1 + x1."""
     proof: bytes
     """By o1, over the address: without it O1 could have been chosen so that the signer's share does not matter."""
+    past: tuple[Past, ...]
+    """All owners before, the first one first: any share that a coin ever had spends it, together with its owner's."""
 
 
 class Owner:
@@ -61,6 +77,7 @@ class Owner:
         self._auth = PrivateKey(random(32))
         self.coin = -1
         self.key = b""
+        self.past: tuple[Past, ...] = ()
 
     @property
     def address(self) -> Address:
@@ -92,35 +109,38 @@ class Owner:
     def hand_over(self, signer: Signer, to: Address) -> Handover:
         """Offer the coin to `to`; what to send there."""
         blinding = signer.offer(self.coin, to.owner, self._ask("offer", to.owner))
-        statement = request("hand over", self.coin, to.share + to.owner)
-        proof = PrivateKey(self._share).sign_schnorr(statement)
-        return Handover(self.coin, self.key, curve.point(self._share), curve.add(self._share, blinding), proof)
+        proof = PrivateKey(self._share).sign_schnorr(_statement(self.coin, to))
+        share = curve.point(self._share)
+        return Handover(self.coin, self.key, share, curve.add(self._share, blinding), proof, self.past)
 
     def take(self, signer: Signer, what: Handover, check: Check) -> ErasedKey:
-        """Take a coin, and return when it is his alone: the key is the same, and the old share is proved gone.
+        """Take a coin, and return when it is his alone: the key is the same, and every old share is proved gone.
 
-        Raises Misuse, before anything was asked for, when what the old owner or the signer says does not fit; later
-        Unproved, or what `check` raises: then the coin is his, and the old share may not be gone.
+        Raises Misuse, or what `check` raises of earlier receipts, before anything was asked for, when what the old
+        owner or the signer says does not fit; later Unproved, or what `check` raises: then the coin is his, and the
+        last share may not be gone.
         """
         terms = signer.terms(what.coin)
         try:
             self._require_right(what, terms)
+            _require_past(what, terms, check)
             difference = curve.subtract(what.blinded, self._share)
         except ValueError:
             raise Misuse("What was handed over is not made of points and scalars; the coin was not taken.") from None
         sealed = transport.seal(terms.transport, difference, self._random(32))
         erased = signer.take(what.coin, sealed, self._sign("take", what.coin, sealed))
         self.coin, self.key = what.coin, what.key
-        check(erased.receipt.to_json(), terms.share)
+        receipt = erased.receipt.to_json()
+        self.past = (*what.past, Past(what.share, self.address, what.proof, receipt))
+        check(receipt, terms.share)
         if curve.sum_of(signer.share(what.coin), self.address.share) != what.key:
             raise Unproved("The signer's new share and ours do not add up to the coin's key.")
         return erased
 
     def _require_right(self, what: Handover, terms: Terms) -> None:
-        statement = request("hand over", what.coin, self.address.share + self.address.owner)
         if curve.sum_of(terms.share, what.share) != what.key:
             raise Misuse("The shares of this coin do not add up to its key; it was not taken.")
-        if not curve.verify(what.share, statement, what.proof):
+        if not curve.verify(what.share, _statement(what.coin, self.address), what.proof):
             raise Misuse("The old owner has not proved to have the share that he names; the coin was not taken.")
         if curve.point(what.blinded) != curve.sum_of(what.share, terms.blinding):
             raise Misuse("What the old owner hands over is not his share; the coin was not taken.")
@@ -130,3 +150,23 @@ class Owner:
 
     def _sign(self, verb: str, coin: int, body: bytes) -> bytes:
         return self._auth.sign_schnorr(request(verb, coin, body))
+
+
+def _require_past(what: Handover, terms: Terms, check: Check) -> None:
+    """As many owners as the coin had, each proved by the one before, and the receipt for each share that went."""
+    shares = [past.share for past in what.past] + [what.share]
+    for past, following in zip(what.past, shares[1:], strict=True):
+        is_proved = curve.verify(past.share, _statement(what.coin, past.to), past.proof)
+        if past.to.share != following or not is_proved:
+            raise Misuse("The earlier owners of this coin did not hand it on to each other; it was not taken.")
+        check(past.receipt, curve.minus(what.key, past.share))
+    if len(what.past) != terms.transfers:
+        raise Misuse(
+            f"The coin changed hands {terms.transfers} times, and {len(what.past)} receipts came with it: an old share "
+            "may be left that spends it. It was not taken."
+        )
+
+
+def _statement(coin: int, to: Address) -> bytes:
+    """What an owner signs with his share when he hands a coin on."""
+    return request("hand over", coin, to.share + to.owner)

@@ -55,6 +55,8 @@ class Terms:
     """33 bytes: what to seal the answer to."""
     signatures: int
     """How many partial signatures the signer has given out for this coin."""
+    transfers: int
+    """How often it changed hands, so how many receipts there must be."""
 
 
 class Signer:
@@ -141,7 +143,9 @@ class Signer:
     def terms(self, number: int) -> Terms:
         """What the new owner checks what he was given against."""
         coin, offer = self._ledger.get(number), self._offered(number)
-        return Terms(self.share(number), curve.point(offer.blinding), curve.point(offer.private), coin.signatures)
+        return Terms(
+            self.share(number), curve.point(offer.blinding), curve.point(offer.private), coin.signatures, coin.transfers
+        )
 
     def take(self, number: int, sealed: bytes, signature: bytes) -> ErasedKey:
         """The new owner takes the coin: `sealed` is t2, his difference, sealed to the terms' transport key.

@@ -128,8 +128,8 @@ class Remote:
         return bytes.fromhex(self.ask("offer", number, to, signature))
 
     def terms(self, number: int) -> Terms:
-        share, blinding, transport, signatures = self.ask("terms", number)
-        return Terms(bytes.fromhex(share), bytes.fromhex(blinding), bytes.fromhex(transport), signatures)
+        share, blinding, transport, *counts = self.ask("terms", number)
+        return Terms(bytes.fromhex(share), bytes.fromhex(blinding), bytes.fromhex(transport), *counts)
 
     def take(self, number: int, sealed: bytes, signature: bytes) -> ErasedKey:
         receipt = KeyReceipt.from_json(self.ask("take", number, sealed, signature))

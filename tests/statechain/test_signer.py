@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
 from examples.statechain import curve
-from examples.statechain.owner import Owner
+from examples.statechain.owner import Handover, Owner, Past
 from examples.statechain.signer import Signer
-from perdure.errors import Fenced, Misuse, Unproved
+from perdure.errors import Fenced, Misuse, PerdureError, Unproved, WrongCommitment
+from perdure.keystore.receipt import KeyReceipt
 from perdure.keystore.slots import State
 from tests.statechain.world import Chain
 
@@ -241,10 +244,73 @@ def test_a_handover_that_does_not_fit_is_refused_and_the_coin_stays(
     chain: Chain, change: dict[str, bytes], sentence: str
 ) -> None:
     alice, bob = chain.deposited(), chain.owner()
-    handover = dataclasses.replace(alice.hand_over(chain.signer, bob.address), **change)
+    handover = replace(alice.hand_over(chain.signer, bob.address), **change)
     with pytest.raises(Misuse, match=sentence):
         bob.take(chain.signer, handover, chain.check)
     assert curve.verify(alice.key, MESSAGE, alice.sign(chain.signer, MESSAGE))
+
+
+def handed_on(chain: Chain, *owners: Owner) -> Handover:
+    """The coin goes from the first owner to the last but one, who hands it to the last."""
+    *past, last, to = owners
+    for giver, taker in itertools.pairwise([*past, last]):
+        taker.take(chain.signer, giver.hand_over(chain.signer, taker.address), chain.check)
+    return last.hand_over(chain.signer, to.address)
+
+
+def test_a_later_owner_has_a_receipt_for_every_share_that_went(chain: Chain) -> None:
+    alice, bob, carol, dave = chain.deposited(), chain.owner(), chain.owner(), chain.owner()
+    went = [chain.signer.share(0)]
+    handover = handed_on(chain, alice, bob, carol)
+    went.append(chain.signer.share(0))
+    checked = []
+
+    def check(value: object, share: bytes) -> KeyReceipt:
+        checked.append(share)
+        return chain.check(value, share)
+
+    carol.take(chain.signer, handover, check)
+    assert checked == went
+    dave.take(chain.signer, carol.hand_over(chain.signer, dave.address), chain.check)
+    assert [past.share for past in dave.past] == [owner.address.share for owner in (alice, bob, carol)]
+    assert curve.verify(alice.key, MESSAGE, dave.sign(chain.signer, MESSAGE))
+
+
+Spoiled = tuple[type[PerdureError], str, Callable[[tuple[Past, ...]], tuple[Past, ...]]]
+SPOILED: list[Spoiled] = [
+    (Misuse, "changed hands 2 times, and 1 receipts", lambda past: past[1:]),
+    (Misuse, "changed hands 2 times, and 0 receipts", lambda _: ()),
+    (Misuse, "did not hand it on to each other", lambda past: past[:1]),
+    (Misuse, "did not hand it on to each other", lambda past: (past[1], past[1])),
+    (Misuse, "did not hand it on to each other", lambda past: (replace(past[0], proof=bytes(64)), past[1])),
+    (WrongCommitment, "another key", lambda past: (replace(past[0], receipt=past[1].receipt), past[1])),
+    (Misuse, "did not hand it on to each other", lambda past: (replace(past[0], share=bytes(33)), past[1])),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence", "spoil"), SPOILED)
+def test_a_coin_that_comes_without_all_its_receipts_is_not_taken(
+    chain: Chain, error: type[PerdureError], sentence: str, spoil: Callable[[tuple[Past, ...]], tuple[Past, ...]]
+) -> None:
+    owners = chain.deposited(), chain.owner(), chain.owner(), chain.owner()
+    handover = handed_on(chain, *owners)
+    with pytest.raises(error, match=sentence):
+        owners[3].take(chain.signer, replace(handover, past=spoil(handover.past)), chain.check)
+    owners[2].sign(chain.signer, MESSAGE)
+
+
+def test_the_receipt_for_another_coins_share_is_none_for_this_one(chain: Chain) -> None:
+    """Its point and one that is chosen so add up to this coin's key, but nobody has the share of the chosen one."""
+    other, thief = chain.deposited(1), chain.owner()
+    foreign = chain.signer.share(1)
+    receipt = thief.take(chain.signer, other.hand_over(chain.signer, thief.address), chain.check).receipt.to_json()
+    alice, bob, carol = chain.deposited(), chain.owner(), chain.owner()
+    handover = handed_on(chain, alice, bob, carol)
+    fitting = curve.minus(alice.key, foreign)
+    chain.check(receipt, curve.minus(alice.key, fitting))
+    forged = replace(handover.past[0], share=fitting, receipt=receipt)
+    with pytest.raises(Misuse, match="did not hand it on to each other"):
+        carol.take(chain.signer, replace(handover, past=(forged,)), chain.check)
 
 
 def test_a_difference_that_cannot_be_read_changes_nothing(chain: Chain) -> None:
