@@ -241,7 +241,7 @@ class Volume:
         try:
             yield
         except BaseException as why:
-            self._end(f"a change failed half-way ({why})")
+            self._end(f"a change failed half-way ({str(why) or type(why).__name__})")
             raise
 
     def _end(self, why: str) -> None:
