@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import wait
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,6 +34,7 @@ from perdure.disk.wire import NO_EPOCH
 from perdure.errors import Misuse
 from perdure.evidence.collateral import NONE, Collateral
 from perdure.evidence.policy import Policy
+from perdure.shell.call import Call
 from perdure.shell.channel import SocketChannel
 from perdure.shell.runtime import AsyncioRuntime
 from perdure.shell.verify import PolicyVerifier
@@ -272,7 +272,8 @@ class SyncArray:
     """The same array for threads; every method may be called from any thread, and blocks it.
 
     An interrupt (Ctrl-C) while something is under way comes through once that has ended; a second one at once, and then
-    it may still be done.
+    it may still be done. `replace`, `rejoin` and `scrub` are long: they go on after an interrupt, until the array is
+    closed.
     """
 
     def __init__(self, host: Host, array: Array, loop: asyncio.AbstractEventLoop) -> None:
@@ -281,12 +282,13 @@ class SyncArray:
         self._loop = loop
 
     def _do(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        call = Call(self._loop, work)
         try:
-            return future.result()
+            call.start()
+            return call.result()
         except BaseException:
             # Interrupted: whoever goes on would wipe the buffer, or change its mind, while the array still works.
-            wait((future,))
+            call.end()
             raise
 
     def call(self, work: Callable[[Array], Coroutine[Any, Any, _T]]) -> _T:
@@ -347,11 +349,12 @@ class SyncArray:
         return self._follow(self._array.scrub(progress, sectors_per_s=sectors_per_s), progress, on_progress)
 
     def _follow(self, work: Coroutine[Any, Any, None], progress: Progress, on_progress: OnProgress | None) -> Progress:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        while not wait((future,), timeout=PROGRESS_S).done:
+        call = Call(self._loop, work)
+        call.start()
+        while not call.wait(PROGRESS_S):
             if on_progress is not None:
                 on_progress(progress)
-        future.result()
+        call.result()
         return progress
 
 
@@ -363,7 +366,9 @@ def _in_thread(host: Host, opening: Coroutine[Any, Any, Array]) -> Iterator[Sync
     thread.start()
 
     def do(work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+        call = Call(loop, work)
+        call.start()
+        return call.result()
 
     block = _opened(host, opening)
     try:

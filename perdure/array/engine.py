@@ -86,7 +86,7 @@ class Array:
 
         `data` may be reused once this returns. Raises Misuse beyond the end, Unavailable, Fork.
         """
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         self._check(offset, len(view))
         while view:
             index, start = divmod(offset, SECTOR_BYTES)
@@ -115,7 +115,7 @@ class Array:
     async def write_sectors(self, start: int, data: Buffer) -> None:
         """Write whole sectors, also those that are not presented; durable after `flush`. Raises as `pwrite` does."""
         self._check(0, 0)
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         for at in range(0, len(view), SECTOR_BYTES):
             if self.cache.is_full:
                 await self.committer.room()

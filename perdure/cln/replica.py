@@ -26,6 +26,15 @@ VERSIONS: Final = 1 << 32
 FOREIGN_KEYS: Final = {"PRAGMA foreign_keys = ON": True, "PRAGMA foreign_keys = OFF": False}
 """Reported alone and without a new version: the node turns them off while it changes a table (`db/db_sqlite3.c`)."""
 _HALF: Final = VERSIONS // 2
+_REFUSED: Final = (
+    apsw.SQLError,
+    apsw.ConstraintError,
+    apsw.MismatchError,
+    apsw.TooBigError,
+    apsw.BindingsError,
+    ValueError,  # a zero byte, or half a character
+)
+"""What SQLite raises when it is the statement's fault, not the database's."""
 
 
 class OldDatabase(Fork):
@@ -107,7 +116,7 @@ class Replica:
         try:
             for statement in writes:
                 connection.execute(statement).fetchall()
-        except (apsw.SQLError, apsw.ConstraintError) as error:  # the statement's fault, not the database's
+        except _REFUSED as error:
             raise Misuse(
                 f"The node's write {version} cannot be done on what is kept: {error}. Nothing of it was kept, and all "
                 "before it is safe. Give `perdure cln restore` before the next start; a lightningd before 0.9.2 must "

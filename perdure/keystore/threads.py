@@ -45,12 +45,18 @@ class SyncKeyStore:
 
     def use(self, slot: int, function: Callable[[bytearray], _T]) -> _T:
         """See `KeyStore.use`. `function` runs in the caller's thread, one at a time; it must not call this store."""
+        lent: list[bytearray] = []
+
+        async def lend(_: Array) -> None:
+            lent.append(await self._store.lend(slot))
+
         with self._lock:
-            secret = self._array.call(lambda _: self._store.lend(slot))
             try:
-                return function(secret)
-            finally:
-                wipe(secret)
+                self._array.call(lend)
+                return function(lent[0])
+            finally:  # also of an interrupt, which comes through when the secret is there already
+                for secret in lent:
+                    wipe(secret)
 
     def erase(self, slot: int) -> ErasedKey:
         """See `KeyStore.erase`. Waits for a `use` to end: no thread has the secret when this returns."""

@@ -62,7 +62,8 @@ class Database:
     def do(self, work: Callable[[apsw.Connection], _T]) -> _T:
         """What `work` returns, once it is durable and proved. Raises what `work` raises; then nothing was changed.
 
-        Raises what the array raises; then what became of the change is not known, and the database has ended.
+        Raises what the array raises; then what became of the change is not known, and the database has ended. An
+        interrupt comes through, and ends it too.
         """
         results: list[_T] = []
         error = self.turn([lambda connection: results.append(work(connection))])[0]
@@ -80,8 +81,11 @@ class Database:
                 raise self.failure
             try:
                 errors = self._turn(works)
-            except BaseException as error:
+            except Exception as error:
                 raise self._ended(error) from error
+            except BaseException as interrupt:  # it is for whoever interrupts; what became of the change is not known
+                self._ended(interrupt)
+                raise
         if errors is None:
             raise Unavailable(_FULL)
         return errors
@@ -96,19 +100,23 @@ class Database:
                 raise self.failure
             try:
                 result = self._alone(work)
-            except BaseException as error:
+            except Exception as error:
                 raise self._ended(error) from error
+            except BaseException as interrupt:  # it is for whoever interrupts; what became of the change is not known
+                self._ended(interrupt)
+                raise
         if isinstance(result, PerdureError):
             raise result
         return result
 
     def _alone(self, work: Callable[[apsw.Connection], _T]) -> _T | PerdureError:
-        """What `work` returns, proved, or the PerdureError that it raised, undone. What is raised ends the database."""
+        """What `work` returns, or the PerdureError that it raised, undone; proved. What is raised ends the database."""
+        result: _T | PerdureError
         try:
             result = work(self._connection)
         except PerdureError as why:
             self._roll_back()
-            return why
+            result = why
         if self._volume is not None:
             self._volume.sync()
         return result
@@ -166,7 +174,7 @@ def _why(error: BaseException) -> PerdureError:
     cause = error if isinstance(error, PerdureError) else error.__cause__
     if isinstance(cause, PerdureError):
         return cause
-    return Unavailable(f"The database failed: {error}. {_OUTCOME}")
+    return Unavailable(f"The database failed: {str(error) or type(error).__name__}. {_OUTCOME}")
 
 
 @contextmanager

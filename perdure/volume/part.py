@@ -12,8 +12,9 @@ class Part:
     """`size` bytes of an array from byte `offset`, both whole sectors of 4,096 bytes, as an array of their own.
 
     Nothing outside is read or changed. A write keeps the order and the wholeness of sectors that the array gives it,
-    and `flush` is the array's: it covers all that was written, in this part or not. Two volumes do
-    not open on parts that overlap; what else is put on parts is for the caller to keep apart.
+    and `flush` is the array's: it covers all that was written, in this part or not, but for what a volume keeps back
+    until its `sync`. Two volumes do not open on parts that overlap; what else is put on parts is for the caller to keep
+    apart.
 
     Raises Misuse for a part that is not of whole sectors or not within the array. What is asked of it raises Misuse
     for bytes outside of it, and then nothing was done; else what the array raises.

@@ -28,8 +28,10 @@ class Volume:
     """The files of an array; every method may be called from any thread, and blocks it, but from no signal's handler.
 
     Makes a volume on an array that is zeros throughout. After a crash each change is there whole or not at all, what
-    came before `sync` is there, and what is there is a prefix of what was done. Everything raises what the array
-    raises; a change that failed half-way ends the volume: then all raises Misuse until it is opened anew.
+    came before `sync` is there, and what is there is a prefix of what was done. Until `sync` a change may be in memory
+    alone, however long ago it was made: the array's own `flush` does not cover it, and what is written to the array
+    beside the volume may overtake it. Everything raises what the array raises; a change that failed half-way ends the
+    volume: then all raises Misuse until it is opened anew.
 
     Raises Misuse if the array holds something else, is too small, or is open as a volume in this process already, it or
     a part of it that overlaps; Corrupt if its records were written over.
@@ -241,7 +243,7 @@ class Volume:
         try:
             yield
         except BaseException as why:
-            self._end(f"a change failed half-way ({why})")
+            self._end(f"a change failed half-way ({str(why) or type(why).__name__})")
             raise
 
     def _end(self, why: str) -> None:

@@ -43,6 +43,19 @@ def test_writes_need_no_alignment(sim: SimArray) -> None:
     assert sim.run(sim.array.pread(3999, 4202)) == expected[3999:8201]
 
 
+def test_a_buffer_is_its_bytes_whatever_its_items_are(sim: SimArray) -> None:
+    """Else a sector of another size than 4,096 bytes ends the mount, with what others had written beside it."""
+    assert sim.array is not None
+    sim.write(1, 7, count=2)
+    words = memoryview(bytes(range(64)) * 3 * 32).cast("I")
+    sim.run(sim.array.pwrite(0, words))
+    for _ in range(2):
+        assert sim.read(0, 3) == words.tobytes() + sector(7)[words.nbytes - SECTOR_BYTES :] + sector(7)
+        sim.settle()
+    with pytest.raises(Misuse):
+        sim.run(sim.array.pwrite(sim.array.size_bytes - 4, memoryview(bytes(8)).cast("I")))
+
+
 def test_partial_writes_to_one_sector_at_once_lose_nothing(sim: SimArray) -> None:
     """Both must read the sector first; neither may put back what the other replaced."""
     assert sim.array is not None

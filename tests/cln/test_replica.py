@@ -99,6 +99,26 @@ def test_a_statement_that_fails_stops_everything_and_leaves_what_was_kept(node: 
     assert dump(tmp_path / "again") == dump(node.file)
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "INSERT INTO peers VALUES (?, x'00')",
+        "INSERT INTO peers VALUES ('no number', x'00')",
+        "INSERT INTO peers VALUES (99, zeroblob(2000000000))",
+        "INSERT INTO peers VALUES (99, x'00')\0;",
+        "INSERT INTO peers VALUES (99, '\ud800')",
+    ],
+)
+def test_whatever_sqlite_refuses_it_for_a_statement_is_undone_and_named_so(
+    replica: Replica, node: Node, refused: str
+) -> None:
+    live(replica, node, 3)
+    with pytest.raises(Misuse, match="cannot be done on what is kept"):
+        replica.write(4, ["INSERT INTO peers VALUES (98, x'00')", refused])
+    live(replica, node, 1)
+    assert replica.version == 4
+
+
 def test_while_foreign_keys_are_off_nothing_is_taken_along(replica: Replica, node: Node, tmp_path: Path) -> None:
     """The node reports the two settings by themselves and without a new version, around a change of a table."""
     live(replica, node, 60)

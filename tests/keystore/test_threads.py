@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,3 +130,27 @@ def test_a_receipt_names_the_dead_that_may_hold_fragments_and_says_why_they_are_
     assert [(one["seat"], one["may_hold"]) for one in value["departed"]] == [(3, True)]
     assert (value["seats_exposed"], value["seats_needed"], value["beyond_recall"]) == (1, 3, True)
     assert [witness["seat"] for witness in value["witnesses"]] == [0, 1, 2, 4]
+
+
+def test_an_interrupt_while_a_secret_is_fetched_leaves_no_copy_of_it(home: Home, monkeypatch) -> None:
+    """Else what keeps the interrupt, a traceback, keeps the secret too, and `erase` would return beside it."""
+    lent = []
+    with api.open_array(home.settings, home.array_id) as array:
+        store = home.store(array)
+        store.put(5, *key(5))
+        lend = store._store.lend
+
+        async def interrupted(slot: int) -> bytearray:
+            lent.append(await lend(slot))
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)  # as Ctrl-C, while it waits
+            return lent[0]
+
+        monkeypatch.setattr(store._store, "lend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.use(5, bytes)
+        assert lent == [bytearray(32)]
+        monkeypatch.undo()
+        assert store.use(5, bytes) == key(5)[0]
+        store.erase(5)

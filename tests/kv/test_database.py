@@ -62,6 +62,35 @@ def test_work_that_refuses_is_undone_and_ends_nothing() -> None:
         assert database.do(lambda connection: rows(connection, "SELECT count(*) FROM t")) == [(0,)]
 
 
+@pytest.mark.parametrize("method", ["do", "alone"])
+def test_what_work_refuses_is_told_only_by_who_still_owns_the_array(method: str) -> None:
+    """What it says is about what it read: `version 3, not 2`, or that there is no such key."""
+
+    def refuse(_: apsw.Connection) -> None:
+        raise Misuse("not this")
+
+    array = Fencible(SECTORS)
+    with on_array(array, "some.db") as database:
+        array.is_fenced = True
+        with pytest.raises(Fenced):
+            getattr(database, method)(refuse)
+        array.is_fenced = False
+
+
+@pytest.mark.parametrize("method", ["do", "alone"])
+def test_an_interrupt_comes_through_and_ends_the_database(method: str) -> None:
+    def interrupt(connection: apsw.Connection) -> None:
+        rows(connection, "CREATE TABLE t(x)")
+        raise KeyboardInterrupt
+
+    array = Recorded(SECTORS)
+    with on_array(array, "some.db") as database:
+        with pytest.raises(KeyboardInterrupt):
+            getattr(database, method)(interrupt)
+        with pytest.raises(Unavailable, match="The database failed: KeyboardInterrupt"):
+            database.do(lambda connection: rows(connection, "SELECT * FROM sqlite_schema"))
+
+
 def test_where_nothing_can_be_undone_any_more_the_database_has_ended_and_closing_says_why() -> None:
     array = Fencible(SECTORS)
 

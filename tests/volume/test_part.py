@@ -121,3 +121,19 @@ def test_parts_beside_each_other_are_volumes_at_once() -> None:
     with Volume(Part(array, 0, half)) as one, Volume(Part(array, half, half)) as two:
         one.create("here")
         assert (one.names, two.names) == (["here"], [])
+
+
+def test_what_a_volume_keeps_back_is_behind_its_sync_and_not_behind_the_flush_of_another_part() -> None:
+    """A limit: so what must be in order on two parts is synced in between."""
+    array = Recorded(2 * INSIDE)
+    half = INSIDE * SECTOR_BYTES
+    beside = Part(array, half, half)
+    with Volume(Part(array, 0, half)) as volume:
+        file = volume.create("a")
+        volume.sync()
+        volume.write(file, 0, b"first")
+        beside.pwrite(0, b"second")
+        beside.flush()
+        assert (b"first" in array.data, b"second" in array.data) == (False, True)
+        volume.sync()
+        assert b"first" in array.data

@@ -256,6 +256,22 @@ def test_a_change_that_fails_half_way_ends_the_volume_and_opening_anew_finishes_
     volume.close()
 
 
+def test_an_interrupt_half_way_ends_it_and_has_a_name():
+    array, volume = made()
+    volume.create("a")
+
+    def interrupt() -> None:
+        array.before_effect = None
+        raise KeyboardInterrupt
+
+    array.before_effect = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        volume.sync()
+    with pytest.raises(Misuse, match=r"half-way \(KeyboardInterrupt\)"):
+        volume.sync()
+    assert reopened(array) in ({}, {"a": b""})
+
+
 def test_a_block_that_fails_leaves_it_to_the_next_to_settle():
     array = Recorded()
     with pytest.raises(ZeroDivisionError), Volume(array) as volume:
