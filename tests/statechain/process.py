@@ -56,7 +56,7 @@ class Signing:
             return self._keys.use(words[0], self._hold)
         found = getattr(self._signer, verb)(*(bytes.fromhex(one) if isinstance(one, str) else one for one in words))
         if isinstance(found, Terms):
-            return [found.share.hex(), found.blinding.hex(), found.transport.hex(), found.signatures]
+            return [found.share.hex(), found.blinding.hex(), found.transport.hex(), found.signatures, found.transfers]
         return found.receipt.to_json() if isinstance(found, ErasedKey) else found.hex()
 
     @staticmethod
