@@ -76,16 +76,8 @@ class Database:
 
         For each: None, or the error that it raised and that undid it alone. Raises as `do` for what concerns all.
         """
-        with self._lock:
-            if self.failure is not None:
-                raise self.failure
-            try:
-                errors = self._turn(works)
-            except Exception as error:
-                raise self._ended(error) from error
-            except BaseException as interrupt:  # it is for whoever interrupts; what became of the change is not known
-                self._ended(interrupt)
-                raise
+        with self._one_turn():
+            errors = self._turn(works)
         if errors is None:
             raise Unavailable(_FULL)
         return errors
@@ -95,19 +87,25 @@ class Database:
 
         An error of `work` ends the database, unless it is a PerdureError.
         """
+        with self._one_turn():
+            result = self._alone(work)
+        if isinstance(result, PerdureError):
+            raise result
+        return result
+
+    @contextmanager
+    def _one_turn(self) -> Iterator[None]:
+        """Nobody else's meanwhile; what is raised within ends the database. An interrupt is for whoever interrupts."""
         with self._lock:
             if self.failure is not None:
                 raise self.failure
             try:
-                result = self._alone(work)
+                yield
             except Exception as error:
                 raise self._ended(error) from error
-            except BaseException as interrupt:  # it is for whoever interrupts; what became of the change is not known
+            except BaseException as interrupt:
                 self._ended(interrupt)
                 raise
-        if isinstance(result, PerdureError):
-            raise result
-        return result
 
     def _alone(self, work: Callable[[apsw.Connection], _T]) -> _T | PerdureError:
         """What `work` returns, or the PerdureError that it raised, undone; proved. What is raised ends the database."""
