@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ import apsw
 
 from perdure.array.geometry import SECTOR_BYTES
 from perdure.errors import Misuse, PerdureError, Unavailable
-from perdure.sqlite.connection import connect
+from perdure.sqlite.connection import connect, databases
 from perdure.volume.file import Bytes
 from perdure.volume.record import DATA_START
 from perdure.volume.store import GROWTH_SECTORS
@@ -179,8 +179,8 @@ def _why(error: BaseException) -> PerdureError:
 def on_array(array: Bytes, name: str) -> Iterator[Database]:
     """The database `name` of the volume on `array`; both are made if the array is zeros throughout.
 
-    It may become almost as large as half of the array, since a transaction needs its size again until it is home: the
-    volume must hold no other database that grows. Raises Misuse for an array that holds something else, is too small,
+    It may become almost as large as half of the array, since a transaction needs its size again until it is home: so
+    it is the volume's only one. Raises Misuse for an array that holds something else or another database, is too small,
     or is open as a volume already, and what the array raises.
     """
     pages = (array.size - _OVERHEAD_BYTES) // (PAGE_BYTES + _FRAME_BYTES)  # each may stand in the log as well
@@ -191,13 +191,24 @@ def on_array(array: Bytes, name: str) -> Iterator[Database]:
         )
     database: Database | None = None
     try:
-        with Volume(array) as volume, connect(volume, name, wal=True) as connection:
+        with Volume(array) as volume, _alone_in(volume, name) as connection:
             connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}").fetchall()
             connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
             database = Database(connection, volume)
             yield database
     except apsw.Error as error:  # also of closing, which carries the log home
         raise (None if database is None else database.failure) or _why(error) from error
+
+
+def _alone_in(volume: Volume, name: str) -> AbstractContextManager[apsw.Connection]:
+    """A connection to the only database of a volume. Raises Misuse if there is another."""
+    for other in databases(volume):
+        if other != name:
+            raise Misuse(
+                f"This array holds the database {other!r}, and each takes half of an array; nothing was changed. "
+                f"Give {name!r} an array of its own."
+            )
+    return connect(volume, name, wal=True)
 
 
 @contextmanager

@@ -137,3 +137,15 @@ def test_a_deleted_value_stays_in_the_log_until_the_log_is_carried_home() -> Non
         store.delete(b"k", expected=1)
         assert value[:24] in array.data
     assert value[:24] not in array.data
+
+
+def test_an_array_has_one_database_since_each_takes_half_of_it() -> None:
+    array = Recorded(SECTORS)
+    with on_array(array, "vss.db"):
+        pass
+    before = bytes(array.data)
+    with pytest.raises(Misuse, match="holds the database 'vss"), on_array(array, "cln.db"):
+        pass
+    assert array.data == before
+    with on_array(array, "vss.db"):
+        pass
