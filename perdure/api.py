@@ -387,7 +387,7 @@ def _in_thread(host: Host, opening: Coroutine[Any, Any, Array]) -> Iterator[Sync
 def create_array(
     settings: Settings, *, k: int, n: int, size_bytes: int, history_sectors: int = 0, is_sealed: bool = True
 ) -> Iterator[SyncArray]:
-    """`create_array_async` for threads: a context manager that gives a `SyncArray`."""
+    """`create_array_async` for threads: gives a `SyncArray`. What a block that failed had written is flushed too."""
     geometry = Geometry.for_size(k, n, size_bytes, history_sectors)
     host = Host(settings)
     with _in_thread(host, host.create(geometry, is_sealed=is_sealed)) as array:
@@ -398,7 +398,7 @@ def create_array(
 def open_array(
     settings: Settings, array_id: bytes, require: Callable[[Genesis], None] = lambda _: None
 ) -> Iterator[SyncArray]:
-    """`open_array_async` for threads: a context manager that gives a `SyncArray`."""
+    """`open_array_async` for threads: gives a `SyncArray`. What a block that failed had written is flushed too."""
     host = Host(settings)
     with _in_thread(host, host.mount(array_id, require)) as array:
         yield array
